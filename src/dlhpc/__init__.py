@@ -1,0 +1,1 @@
+"""dlhpc: one system that takes a deep-learning model from data to production."""

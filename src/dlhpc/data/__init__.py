@@ -1,0 +1,1 @@
+"""Data, in numpy alone: both frameworks see the same bytes."""

@@ -1,0 +1,83 @@
+"""Each optimizer's update rule, once: element-wise, on a tiny array namespace that numpy, JAX and torch all offer.
+
+A rule takes the gradient g, the slots, the parameter x and the step's scalars, and returns the new slots and x.
+Whatever looks at more than one element (norms, clipping, NaN policy) lives in the Learner, because ZeRO hands an
+optimizer flat slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, assert_never
+
+from dlhpc.spec.optimizer import AdamWSpec, LionSpec, OptimizerSpec
+
+Array = Any
+Slots = tuple[Array, ...]
+
+
+class Scalars(NamedTuple):
+    """What changes from step to step: numbers or 0-d arrays of the framework."""
+
+    lr: Any
+    """Learning rate of this parameter at this step."""
+    decay: Any
+    """Weight decay of this parameter; scaled by lr in the rule, 0 where the table excludes it."""
+    t: Any
+    """Number of this update, from 1."""
+
+
+class Namespace(Protocol):
+    """The functions the rules need; `numpy`, `jax.numpy` and `torch` have them all."""
+
+    def sign(self, x: Array, /) -> Array: ...
+    def sqrt(self, x: Array, /) -> Array: ...
+
+
+Rule = Callable[[Any, Array, Slots, Array, Scalars], tuple[Slots, Array]]
+
+
+class BoundRule(NamedTuple):
+    """A rule with its constants: `rule(ns, g, slots, x, scalars) -> (slots, x)`."""
+
+    slots: tuple[str, ...]
+    """Names of the slots, each of the parameter's shape, zero at the start."""
+    rule: Rule
+
+
+def adamw(spec: AdamWSpec) -> BoundRule:
+    """Adam's step with decoupled decay (Loshchilov & Hutter 2019, algorithm 2)."""
+
+    def rule(ns: Any, g: Array, slots: Slots, x: Array, h: Scalars) -> tuple[Slots, Array]:
+        m, v = slots
+        m = spec.b1 * m + (1.0 - spec.b1) * g
+        v = spec.b2 * v + (1.0 - spec.b2) * (g * g)
+        m_hat = m / (1.0 - spec.b1**h.t)
+        v_hat = v / (1.0 - spec.b2**h.t)
+        x = x * (1.0 - h.lr * h.decay) - h.lr * (m_hat / (ns.sqrt(v_hat) + spec.eps))
+        return (m, v), x
+
+    return BoundRule(("m", "v"), rule)
+
+
+def lion(spec: LionSpec) -> BoundRule:
+    """Step along the sign of an interpolation between momentum and gradient (Chen et al. 2023, algorithm 2)."""
+
+    def rule(ns: Any, g: Array, slots: Slots, x: Array, h: Scalars) -> tuple[Slots, Array]:
+        (m,) = slots
+        c = spec.b1 * m + (1.0 - spec.b1) * g
+        x = x * (1.0 - h.lr * h.decay) - h.lr * ns.sign(c)
+        return (spec.b2 * m + (1.0 - spec.b2) * g,), x
+
+    return BoundRule(("m",), rule)
+
+
+def bind(spec: OptimizerSpec) -> BoundRule:
+    """The rule that a spec asks for."""
+    match spec:
+        case AdamWSpec():
+            return adamw(spec)
+        case LionSpec():
+            return lion(spec)
+        case _:
+            assert_never(spec)

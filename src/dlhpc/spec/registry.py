@@ -1,0 +1,23 @@
+"""Where finished models go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dlhpc.spec.base import Name, Spec
+
+
+class RegistrySpec(Spec):
+    """Publication of the trained model."""
+
+    path: Path = Path("registry")
+    """Folder of the local registry."""
+
+    publish: bool = True
+    """Publish the best weights when the run ends."""
+
+    name: Name | None = None
+    """Name to publish under; the run's name when absent."""
+
+    alias: Name | None = None
+    """Alias to set on the new version, such as `production`."""
