@@ -43,10 +43,12 @@ class NumpyWords:
         return (np.asarray(x).astype(np.int64) & MASK32).astype(np.uint32)
 
     def multiply(self, x: Any, constant: int) -> Any:
-        return x * np.uint32(constant)
+        with np.errstate(over="ignore"):  # numpy warns of the wanted wrap when x is a scalar
+            return x * np.uint32(constant)
 
     def add(self, x: Any, y: Any) -> Any:
-        return x + y
+        with np.errstate(over="ignore"):
+            return x + y
 
     def unit(self, x: Any) -> Any:
         return (x >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)

@@ -15,7 +15,7 @@ from dlhpc.weights.init import Weights
 
 def to_bytes(arrays: Weights, metadata: dict[str, str] | None = None) -> bytes:
     """Serialise; equal arrays give equal bytes."""
-    content: bytes = save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}, metadata=metadata)
+    content: bytes = save({name: np.asarray(arrays[name], order="C") for name in sorted(arrays)}, metadata=metadata)
     return content
 
 
