@@ -19,7 +19,7 @@ NamedArrays = Mapping[str, npt.NDArray[Any]]
 
 Metrics = Mapping[str, Any]
 """Arrays [K] that stay on the device until float() or numpy asks for them: loss, correct, count (training);
-0-d sums loss_sum, correct, count (evaluation)."""
+0-d sums loss_sum, correct, count (evaluation). All of them over ALL processes, so that every process sees the same."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ class Learner(Protocol[S]):
 
     def restore(self, source: NamedArrays) -> S:
         """A state from a training snapshot of EITHER framework; IntegrityError on a missing or misshapen row."""
+        ...
+
+    def agree(self, value: int) -> int:
+        """The greatest value that any process passed. The loop calls it between dispatches when world_size > 1."""
         ...
 
     def close(self) -> None:
