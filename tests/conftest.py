@@ -1,0 +1,46 @@
+"""What every test stands on: one thread count, no accelerator, and never a file written in the checkout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before any framework is imported, here and in every process that a test starts."""
+    # Sums keep one order.
+    for library in ("OMP", "MKL", "OPENBLAS"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    # A test behaves on a machine with an accelerator as it does without, unless the accelerator is what it tests.
+    if config.getoption("markexpr") != "gpu":
+        os.environ.update(JAX_PLATFORMS="cpu", DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
+    # The user's own settings are no part of a test.
+    for name in [name for name in os.environ if name.startswith("DLHPC_")]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the source tree."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _away_from_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Session fixtures, which run before any test's own folder exists, write here."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("session"))
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _away_from_the_checkout: None) -> None:
+    """Each test works in a folder of its own: `runs/` and `registry/` land there, not in the checkout."""
+    monkeypatch.chdir(tmp_path)
