@@ -23,7 +23,7 @@ class DatasetInfo:
     sizes: dict[Part, int]
     """Examples in each part."""
     fingerprint: str
-    """sha256 (hex) over ids, labels and parts of the training and validation examples, and the ids of the test's."""
+    """sha256 (hex) over ids, labels and content of the training and validation examples, and the ids of the test's."""
 
     @property
     def num_classes(self) -> int:

@@ -101,8 +101,8 @@ class SyntheticSpec(_Source):
     """Made-up, learnable images: a random pattern per class plus noise. Needs no file."""
 
     source: Literal["synthetic"] = "synthetic"
-    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] = (28, 28, 1)
-    """[height, width, channels] of each image; model.input_shape, when given, must agree."""
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    """[height, width, channels] of each image; model.input_shape when absent, else [28, 28, 1]."""
 
     num_examples: PositiveInt = 4096
     """How many examples there are, all parts together."""

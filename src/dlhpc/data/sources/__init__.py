@@ -1,0 +1,40 @@
+"""One file per kind of source, and the door to them all."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from dlhpc.data.parted import PartedDataset
+from dlhpc.data.source import Source
+from dlhpc.data.sources.digits import open_digits
+from dlhpc.data.sources.synthetic import open_synthetic
+from dlhpc.errors import ConfigError
+from dlhpc.spec.data import ArraysSpec, DataSpec, DigitsSpec, ImageFolderSpec, SyntheticSpec
+from dlhpc.spec.model import ModelSpec
+
+
+def open_dataset(spec: DataSpec, model: ModelSpec) -> PartedDataset:
+    """The examples that a spec describes, cut into parts.
+
+    The model's num_classes and input_shape, when given, settle what the data leaves open (synthetic data; arrays
+    without class names). Raises ConfigError for settings that contradict each other or the data, NotFoundError for
+    a missing file or folder, DataError for data that cannot be used.
+    """
+    dataset = PartedDataset(_open_source(spec, model), spec.split)
+    channels = dataset.info.input_shape[2]
+    for name, values in (("mean", spec.mean), ("std", spec.std)):
+        if len(values) not in {1, channels}:
+            raise ConfigError(
+                f"data.{name}: {len(values)} values for images of {channels} channel(s); give one value, or one per channel"
+            )
+    return dataset
+
+
+def _open_source(spec: DataSpec, model: ModelSpec) -> Source:
+    match spec:
+        case DigitsSpec():
+            return open_digits()
+        case SyntheticSpec():
+            return open_synthetic(spec, model)
+        case _:
+            assert_never(spec)
