@@ -1,0 +1,99 @@
+"""An artifact: a manifest and the weights it names. What training gives, the registry keeps and serving loads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dlhpc.errors import TrainingError
+from dlhpc.ports import BackendLoader, Predictor, Preprocessing
+from dlhpc.registry.environment import code_version, environment
+from dlhpc.registry.manifest import WEIGHTS_FILE, FileEntry, Manifest, TensorSchema, parse_manifest, sha256
+from dlhpc.spec.run import RunSpec
+from dlhpc.weights.file import from_bytes, to_bytes
+from dlhpc.weights.init import Weights
+from dlhpc.weights.table import param_table
+from dlhpc.weights.verify import verify_weights
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A trained model, independent of any framework."""
+
+    manifest: Manifest
+    weights: Weights
+    """Canonical names -> arrays (weights/table.py). Treat as read-only: publishing re-hashes them."""
+    manifest_bytes: bytes = field(repr=False)
+    """The manifest exactly as it was first written: its sha256 is the version, also when a later dlhpc, whose specs
+    have more fields, would write it differently."""
+    load_backend: BackendLoader = field(repr=False, compare=False)
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the manifest: the version."""
+        return sha256(self.manifest_bytes)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Name of each output, in order."""
+        return self.manifest.classes
+
+    def predictor(self, backend: str | None = None) -> Predictor:
+        """A predictor in the framework that trained it, or in `backend`.
+
+        It maps (N, H, W, C) uint8, or float32 in 0..1, to (N, classes) float32 probabilities.
+        Raises MissingExtraError when the framework is not installed.
+        """
+        engine = self.load_backend(backend or self.manifest.run.backend)
+        return engine.predictor(self.manifest.run.model, self.weights, self.manifest.preprocessing)
+
+
+def new_artifact(
+    run: RunSpec,
+    weights: Weights,
+    *,
+    classes: Sequence[str],
+    metrics: Mapping[str, float],
+    data_fingerprint: str,
+    load_backend: BackendLoader,
+    parents: Sequence[str] = (),
+) -> Artifact:
+    """Make an artifact of a resolved run's weights.
+
+    Raises IntegrityError when the weights do not fit the run's model, TrainingError when a metric is not finite.
+    """
+    unfit = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if unfit:
+        raise TrainingError(f"no artifact of a model whose metrics are no numbers: {', '.join(unfit)}")
+    verify_weights(param_table(run.model), weights, "the trained weights")
+    content = to_bytes(weights)
+    assert run.model.input_shape is not None
+    manifest = Manifest(
+        files={WEIGHTS_FILE: FileEntry(sha256=sha256(content), size=len(content))},
+        run=run,
+        inputs=TensorSchema(
+            shape=(None, *run.model.input_shape),
+            dtypes=("uint8", "float32"),
+            meaning="images, NHWC; uint8 in 0..255 or float32 in 0..1",
+        ),
+        outputs=TensorSchema(shape=(None, len(classes)), dtypes=("float32",), meaning="class probabilities"),
+        classes=tuple(classes),
+        preprocessing=Preprocessing(mean=run.data.mean, std=run.data.std),
+        metrics={name: float(value) for name, value in metrics.items()},
+        data_fingerprint=data_fingerprint,
+        code=code_version(),
+        environment=environment(run.backend),
+        parents=tuple(parents),
+    )
+    return Artifact(manifest, weights, manifest.to_bytes(), load_backend)
+
+
+def load_artifact(
+    manifest_bytes: bytes, files: Mapping[str, bytes], load_backend: BackendLoader, where: str
+) -> Artifact:
+    """Make an artifact of bytes that were verified; `where` names the version in errors."""
+    manifest = parse_manifest(manifest_bytes, where)
+    weights = from_bytes(files[WEIGHTS_FILE], f"{where}: {WEIGHTS_FILE}")
+    verify_weights(param_table(manifest.run.model), weights, f"{where}: {WEIGHTS_FILE}")
+    return Artifact(manifest, weights, manifest_bytes, load_backend)
