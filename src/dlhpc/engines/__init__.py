@@ -1,0 +1,1 @@
+"""Learners and predictors, once per framework. Only dlhpc.backends imports them."""

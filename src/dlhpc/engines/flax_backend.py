@@ -1,0 +1,26 @@
+"""What JAX/Flax offers to the rest of the system."""
+
+from __future__ import annotations
+
+from dlhpc.engines.flax_learner import FlaxLearner
+from dlhpc.engines.flax_predictor import FlaxPredictor
+from dlhpc.ports import Backend, NamedArrays, Preprocessing
+from dlhpc.spec.model import ModelSpec
+from dlhpc.spec.run import RunSpec
+
+
+class FlaxBackend:
+    """Learners and predictors on JAX."""
+
+    name = "flax"
+
+    def learner(self, run: RunSpec) -> FlaxLearner:
+        """A learner for a resolved run, on JAX's default device."""
+        return FlaxLearner(run)
+
+    def predictor(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> FlaxPredictor:
+        """A predictor over canonical weights. Raises IntegrityError when they do not fit the model's table."""
+        return FlaxPredictor(model, weights, preprocessing)
+
+
+BACKEND: Backend = FlaxBackend()

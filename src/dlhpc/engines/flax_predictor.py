@@ -1,0 +1,46 @@
+"""The Flax predictor: canonical weights in, class probabilities out, in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from dlhpc.engines.flax_network import forward_function, numbers
+from dlhpc.engines.inputs import check_inputs, padded_parts
+from dlhpc.models.flax_layers import no_dropout
+from dlhpc.ports import NamedArrays, Preprocessing
+from dlhpc.spec.model import ModelSpec
+from dlhpc.weights.layout import layout
+from dlhpc.weights.table import param_table
+from dlhpc.weights.verify import verify_weights
+
+
+class FlaxPredictor:
+    """Answers from any number of threads; compiles once per power-of-two batch size and input type."""
+
+    def __init__(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> None:
+        table = param_table(model)
+        verify_weights(table, weights, "the weights")
+        if model.input_shape is None or model.num_classes is None:
+            raise ValueError("a predictor needs a resolved model")
+        self._input_shape, self._classes = model.input_shape, model.num_classes
+        leaves = layout("flax", table).to_framework(weights)
+        self._params = {name: jnp.array(leaf, jnp.float32, copy=True) for name, leaf in leaves.items()}
+        forward = forward_function(model, preprocessing, numbers("float32"))
+        self._probabilities = jax.jit(lambda params, inputs: jax.nn.softmax(forward(params, inputs, no_dropout)))
+
+    def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Class probabilities (N, classes) for inputs (N, H, W, C) uint8, or floats in 0..1; DataError for others."""
+        inputs = check_inputs(inputs, self._input_shape)
+        # Dispatch is asynchronous: all parts are on their way before the first is waited for.
+        answers = [(self._probabilities(self._params, part), rows) for part, rows in padded_parts(inputs)]
+        probabilities = np.empty((len(inputs), self._classes), np.float32)
+        start = 0
+        for answer, rows in answers:
+            probabilities[start : start + rows] = np.asarray(answer)[:rows]
+            start += rows
+        return probabilities
