@@ -51,6 +51,11 @@ class TrainingBatches:
         self._steps = steps_per_dispatch
         self._ids = dataset.ids("train")
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every example is seen once."""
+        return self._plan.steps_per_epoch
+
     def read(self, step: int, steps: int | None = None) -> HostBatch:
         """The batch of steps [step, step + steps), by default steps_per_dispatch of them."""
         ahead = range(step, step + (self._steps if steps is None else steps))

@@ -1,0 +1,1 @@
+"""Training, whichever framework computes: the loop, its events, callbacks, checkpoints and run folders."""
