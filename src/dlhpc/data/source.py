@@ -42,7 +42,7 @@ class Source(Protocol):
         ...
 
     def content(self, rows: Rows) -> bytes:
-        """Bytes that change when the inputs of these rows change: the pixels, or something shorter that stands for them."""
+        """Bytes that change when the inputs of these rows change: the pixels, or what stands for them."""
         ...
 
 

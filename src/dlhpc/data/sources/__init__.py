@@ -6,7 +6,9 @@ from typing import assert_never
 
 from dlhpc.data.parted import PartedDataset
 from dlhpc.data.source import Source
+from dlhpc.data.sources.arrays import open_arrays
 from dlhpc.data.sources.digits import open_digits
+from dlhpc.data.sources.image_folder import open_image_folder
 from dlhpc.data.sources.synthetic import open_synthetic
 from dlhpc.errors import ConfigError
 from dlhpc.spec.data import ArraysSpec, DataSpec, DigitsSpec, ImageFolderSpec, SyntheticSpec
@@ -25,7 +27,8 @@ def open_dataset(spec: DataSpec, model: ModelSpec) -> PartedDataset:
     for name, values in (("mean", spec.mean), ("std", spec.std)):
         if len(values) not in {1, channels}:
             raise ConfigError(
-                f"data.{name}: {len(values)} values for images of {channels} channel(s); give one value, or one per channel"
+                f"data.{name}: {len(values)} values for images of {channels} channel(s); "
+                "give one value, or one per channel"
             )
     return dataset
 
@@ -34,6 +37,10 @@ def _open_source(spec: DataSpec, model: ModelSpec) -> Source:
     match spec:
         case DigitsSpec():
             return open_digits()
+        case ArraysSpec():
+            return open_arrays(spec, model.num_classes)
+        case ImageFolderSpec():
+            return open_image_folder(spec)
         case SyntheticSpec():
             return open_synthetic(spec, model)
         case _:

@@ -56,7 +56,8 @@ class SyntheticSource:
         total = (words & 255) + (words >> 8 & 255) + (words >> 16 & 255) + (words >> 24)
         normal = (total.astype(np.float32) - np.float32(BYTE_SUM_MEAN)) * np.float32(1.0 / BYTE_SUM_DEVIATION)
         pixels += normal.reshape(pixels.shape) * np.float32(255.0 * self.noise)
-        return np.rint(pixels).clip(0, 255).astype(np.uint8)
+        finished: npt.NDArray[np.uint8] = np.rint(pixels).clip(0, 255).astype(np.uint8)
+        return finished
 
     def content(self, rows: Rows) -> bytes:
         return repr((len(rows), self.input_shape, self.num_classes, self.noise)).encode()
