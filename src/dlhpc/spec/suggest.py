@@ -1,0 +1,132 @@
+"""Did you mean ...? Guesses at what a wrong key or value was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from dlhpc.spec.base import Spec
+from dlhpc.spec.kinds import Choice, Section, child, fields, options
+
+OTHER_NAMES: Final = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "epochs": "num_epochs",
+    "classes": "num_classes",
+    "num_labels": "num_classes",
+    "layers": "hidden_sizes",
+    "filters": "channels",
+    "stride": "strides",
+    "dropout": "dropout_rate",
+    "norm": "normalization",
+    "smoothing": "label_smoothing",
+    "accumulation_steps": "gradient_accumulation",
+    "dtype": "precision",
+    "dataset": "data",
+    "augmentation": "augment",
+    "zero": "zero_stage",
+    "beta1": "b1",
+    "beta2": "b2",
+    "epsilon": "eps",
+    "type": "name",
+    "random_seed": "seed",
+}
+"""What other tools call our keys."""
+
+YES_NO: Final = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+
+
+def closest(text: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that looks most like the text, if any does."""
+    by_folded = {candidate.lower().replace("-", "_"): candidate for candidate in candidates}
+    folded = text.lower().replace("-", "_")
+    if OTHER_NAMES.get(folded) in by_folded:
+        return by_folded[OTHER_NAMES[folded]]
+    found = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6)
+    return by_folded[found[0]] if found else None
+
+
+def key_hint(
+    root: Section,
+    path: tuple[str, ...],
+    key: str,
+    kind: Section | Choice,
+    spec: type[Spec],
+    *,
+    extra: tuple[str, ...],
+) -> str:
+    """What to write instead of an unknown key below `path`, where `spec` was chosen among the kind's classes.
+
+    `extra` are keys that a file may have there beside the spec's.
+    """
+    homes = [".".join((*p, key)) for p, _ in places(root, key) if p != path]
+    if isinstance(kind, Choice):
+        owners = [tag for tag, other in kind.options.items() if key in fields(other)]
+        if owners:
+            tag = ".".join((*path, kind.tag))
+            return f"it belongs to {tag} {' or '.join(map(repr, owners))}; the {kind.tag} here is {_tag(kind, spec)!r}"
+    near = closest(key, (*fields(spec), *extra))
+    if homes and (near is None or difflib.SequenceMatcher(None, key, near).ratio() < 0.8):
+        return f"it belongs to {' or '.join(map(repr, homes))}"
+    if near is not None:
+        return f"did you mean {near!r}?"
+    elsewhere = closest(key, {name for _, name in places(root, None)})
+    if elsewhere is not None:
+        return f"did you mean {' or '.join(repr('.'.join((*p, elsewhere))) for p, _ in places(root, elsewhere))}?"
+    return f"expected one of {', '.join(fields(spec))}"
+
+
+def _tag(kind: Choice, spec: type[Spec]) -> str:
+    return next(tag for tag, option in kind.options.items() if option is spec)
+
+
+def places(
+    kind: Section | Choice, key: str | None, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(path of the section, key) of every key in the tree with this name (all keys for None), each once."""
+    seen: set[str] = set()
+    for _, spec in options(kind):
+        for name in fields(spec):
+            if name in seen:
+                continue
+            seen.add(name)
+            if key is None or name == key:
+                yield path, name
+            inner = child(kind, name)
+            if isinstance(inner, Section | Choice):
+                yield from places(inner, key, (*path, name))
+
+
+def value_hint(value: Any, schema: dict[str, Any]) -> str | None:
+    """What to write instead of a wrong value, when that can be guessed."""
+    types = {option.get("type") for option in schema.get("anyOf", [schema])}
+    choices = [
+        c for option in schema.get("anyOf", [schema]) for c in option.get("enum", [option.get("const")])
+    ]
+    if isinstance(value, str):
+        texts = [c for c in choices if isinstance(c, str)]
+        near = closest(value, texts)
+        if near is not None:
+            return f"did you mean {near!r}?"
+        if "boolean" in types and value.lower() in YES_NO:
+            return f"YAML 1.2 knows only true and false; did you mean {YES_NO[value.lower()]}?"
+        if types & {"integer", "number"}:
+            return _number_hint(value, whole="number" not in types)
+    if isinstance(value, float) and "integer" in types and value.is_integer():
+        return f"did you mean {int(value)}?"
+    if isinstance(value, int | float) and "array" in types and not isinstance(value, bool):
+        return f"did you mean [{value}]?"
+    return None
+
+
+def _number_hint(text: str, *, whole: bool) -> str | None:
+    try:
+        number = float(text.replace("_", "").replace(",", "."))
+    except ValueError:
+        return None
+    if not abs(number) < 1e15:
+        return None
+    if number.is_integer():
+        return f"did you mean {int(number)}, without quotes?"
+    return None if whole else f"did you mean {number}, without quotes?"
