@@ -62,11 +62,11 @@ class Registry:
         self, root: Path | str, load_backend: BackendLoader, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self.root = Path(root)
-        self._load_backend = load_backend
+        self.load_backend = load_backend
         self._now = now
         self.blobs = self.root / "blobs"
         self.manifests = self.root / "manifests"
-        self._names = self.root / "names"
+        self.names_folder = self.root / "names"
 
     # --- writing ---
 
@@ -110,7 +110,7 @@ class Registry:
         naming the file, when any byte is not as published.
         """
         manifest_bytes, files = self.read(ref)
-        return load_artifact(manifest_bytes, files, self._load_backend, ref)
+        return load_artifact(manifest_bytes, files, self.load_backend, ref)
 
     def read(self, ref: str) -> tuple[bytes, dict[str, bytes]]:
         """The verified bytes of a version: its manifest, and its files by name."""
@@ -127,7 +127,7 @@ class Registry:
     def resolve(self, ref: str) -> str:
         """The digest (64 hex digits) that a reference stands for."""
         parsed = parse_ref(ref)
-        self._open()
+        self.check_format()
         match parsed:
             case DigestRef(prefix):
                 return absent.only_digest(prefix, list(blobs.digests(self.manifests, prefix)), self.root)
@@ -142,15 +142,15 @@ class Registry:
 
     def names(self) -> tuple[str, ...]:
         """Every name with at least one version, sorted. Raises NotFoundError when there is no registry."""
-        self._open()
-        return tuple(name for name in entries(self._names, NAME) if numbers(self.versions(name)))
+        self.check_format()
+        return tuple(name for name in entries(self.names_folder, NAME) if numbers(self.versions(name)))
 
     def list(self, name: str | None = None) -> tuple[Version, ...]:
         """The newest version of every name; or every version of one name, oldest first."""
         if name is None:
             return tuple(self._describe(each, numbers(self.versions(each))[-1:])[0] for each in self.names())
         check_name(name)
-        self._open()
+        self.check_format()
         return self._describe(name, self._numbers(name))
 
     def labels(self, digest: str) -> tuple[Version, ...]:
@@ -174,40 +174,40 @@ class Registry:
         """Every move of an alias, oldest first."""
         check_name(name)
         check_name(alias, "alias")
-        self._open()
+        self.check_format()
         self._last_move(name, alias)
         return aliases.history(self.aliases(name), name, alias)
 
     def versions(self, name: str) -> Path:
         """Folder of a name's labels."""
-        return self._names / name / "versions"
+        return self.names_folder / name / "versions"
 
     def aliases(self, name: str) -> Path:
         """Folder of a name's aliases."""
-        return self._names / name / "aliases"
+        return self.names_folder / name / "aliases"
 
-    # --- inside ---
-
-    def _open(self) -> None:
-        """Refuse a folder that is no registry, or one of a later format."""
+    def check_format(self) -> None:
+        """Raise NotFoundError when there is no registry, IntegrityError when its marker is damaged or too new."""
         path = self.root / "registry.json"
         try:
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
-            if self._names.exists():
-                raise IntegrityError(f"{path}: missing, although {self._names} exists; restore it") from error
+            if self.names_folder.exists():
+                raise IntegrityError(f"{path}: missing, although {self.names_folder} exists; restore it") from error
             raise absent.empty(self.root) from error
         except OSError as error:
             raise IntegrityError(f"{path}: cannot be read ({error.strerror})") from error
         if content != MARKER:
             raise IntegrityError(f"{path}: damaged, or of a later dlhpc: {content[:60]!r}, expected {MARKER!r}")
 
+    # --- inside ---
+
     def _create(self) -> None:
         """Make an empty folder a registry. Any number of processes may do so at once."""
         make_folder(self.root)
         others = [name for name in os.listdir(self.root) if not name.startswith(".")]
         if (self.root / "registry.json").exists():
-            self._open()
+            self.check_format()
         elif others:
             raise ConflictError(f"{self.root}: no registry, and not empty (it has {others[0]!r}): name another folder")
         else:

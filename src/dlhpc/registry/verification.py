@@ -1,0 +1,106 @@
+"""Verification of a whole registry: every file is read, and every problem is told, not only the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from dlhpc.errors import DlhpcError, IntegrityError
+from dlhpc.registry import aliases, blobs, labels
+from dlhpc.registry.artifact import load_artifact
+from dlhpc.registry.folders import entries
+from dlhpc.registry.records import numbers, record_path
+from dlhpc.registry.refs import NAME, short
+from dlhpc.registry.store import Registry
+
+T = TypeVar("T")
+
+
+@dataclass
+class Verification:
+    """What was looked at, and what was wrong."""
+
+    versions: int = 0
+    """Manifests whose files were read, hashed and loaded."""
+    labels: int = 0
+    moves: int = 0
+    """Entries of alias histories."""
+    bytes: int = 0
+    """Of all blobs."""
+    unused: int = 0
+    """Blobs that no version needs: left by interrupted publications, harmless."""
+    problems: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Note a problem and go on."""
+        try:
+            yield
+        except DlhpcError as error:
+            self.problems.append(str(error))
+
+
+def verify(registry: Registry, progress: Callable[[str], None] = lambda _: None) -> Verification:
+    """Read everything. `progress` is told the name of each thing before it is read.
+
+    Raises NotFoundError when there is no registry; damage is not raised but listed in `problems`.
+    """
+    found = Verification()
+    try:
+        registry.check_format()
+    except IntegrityError as error:  # nothing below it can be read either
+        found.problems.append(str(error))
+        return found
+    manifests = _listing(found, lambda: blobs.digests(registry.manifests))
+    used = {digest for manifest in manifests for digest in _check_version(registry, manifest, found, progress)}
+    stored = _listing(found, lambda: blobs.digests(registry.blobs))
+    found.unused = len(set(stored) - used)
+    found.bytes = sum(blobs.content_path(registry.blobs, digest).stat().st_size for digest in stored)
+    for name in _listing(found, lambda: entries(registry.names_folder, NAME)):
+        progress(name)
+        _check_name(registry, name, set(manifests), found)
+    with found.telling():
+        entries(registry.root, "registry.json|blobs|manifests|names")
+    return found
+
+
+def _check_version(
+    registry: Registry, digest: str, found: Verification, progress: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Load a version as a server would; the digests of its files."""
+    progress(short(digest))
+    with found.telling():
+        ref = f"sha256:{digest}"
+        used = tuple(entry.sha256 for entry in registry.manifest(ref).files.values())
+        with found.telling():
+            load_artifact(*registry.read(ref), registry.load_backend, ref)
+            found.versions += 1
+        return used
+    return ()
+
+
+def _check_name(registry: Registry, name: str, manifests: set[str], found: Verification) -> None:
+    versions, moves = registry.versions(name), registry.aliases(name)
+    with found.telling():
+        entries(versions.parent, "versions|aliases")
+    for number in _listing(found, lambda: numbers(versions)):
+        with found.telling():
+            label = labels.label(versions, name, number)
+            if label.manifest not in manifests:
+                raise IntegrityError(
+                    f"{record_path(versions, number)}: its manifest "
+                    f"{blobs.content_path(registry.manifests, label.manifest)} is missing"
+                )
+            found.labels += 1
+    for alias in _listing(found, lambda: aliases.alias_names(moves)):
+        with found.telling():
+            found.moves += len(registry.history(name, alias))
+            registry.resolve(f"{name}@{alias}")
+
+
+def _listing(found: Verification, read: Callable[[], Iterable[T]]) -> list[T]:
+    with found.telling():
+        return list(read())
+    return []
