@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.house import rules
 from tests.house.import_time import nothing_happens_at_import
 from tests.house.source import Module, read_package

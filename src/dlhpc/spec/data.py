@@ -70,6 +70,7 @@ class DigitsSpec(_Source):
 
     source: Literal["digits"] = "digits"
     split: SplitSpec = SplitSpec(method="halves")
+    """Training, validation and test parts: by default the classic first half / second half."""
 
 
 class ArraysSpec(_Source):

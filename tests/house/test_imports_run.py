@@ -1,0 +1,84 @@
+"""What the rules promise, seen in running interpreters: cheap imports, no framework without need, names that exist."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dlhpc
+from dlhpc.spec import run as run_spec
+from dlhpc.spec.base import Spec
+from tests.house.source import read_package
+
+HEAVY = ["numpy", "pydantic", "jax", "flax", "torch", "deepspeed", "ray", "yaml", "click", "rich", "httpx", "PIL"]
+FRAMEWORKS = ["jax", "jaxlib", "flax", "optax", "torch", "deepspeed", "ray"]
+REFUSE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {blocked!r}:
+            raise ImportError(f'{{name}} was imported')
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_dlhpc_brings_in_nothing_heavy() -> None:
+    before = set(json.loads(python("import sys, json; print(json.dumps(sorted(sys.modules)))")))
+    after = set(json.loads(python("import sys, json, dlhpc; print(json.dumps(sorted(sys.modules)))")))
+    assert {name for name in after - before if name.startswith("dlhpc")} == {"dlhpc"}
+    assert not after & set(HEAVY)
+
+
+def test_everything_outside_the_fences_imports_without_any_framework(checkout: Path) -> None:
+    """The driver of a server stays free of torch, and each verb's help works with any one framework missing."""
+    open_modules = [
+        module.name
+        for module in read_package(checkout / "src" / "dlhpc")
+        if not module.stem.startswith(("flax_", "torch_")) and module.file != "dlhpc/serving/serve_ray.py"
+    ]
+    python(
+        REFUSE.format(blocked=FRAMEWORKS) + f"import importlib\nfor m in {open_modules!r}: importlib.import_module(m)"
+    )
+
+
+def test_the_client_imports_with_http_and_specs_only() -> None:
+    blocked = [*FRAMEWORKS, "sklearn", "scipy", "matplotlib", "yaml", "click", "safetensors"]
+    python(REFUSE.format(blocked=blocked) + "import dlhpc; dlhpc.Client")
+
+
+def test_every_exported_name_exists_and_is_documented() -> None:
+    assert set(dlhpc.__all__) <= set(dir(dlhpc))
+    assert dlhpc.optimizers.flax_optimizers.build
+    assert dlhpc.optimizers.torch_optimizers.build
+    for name in dlhpc.__all__:
+        assert getattr(dlhpc, name).__doc__, name
+        assert name in (dlhpc.__doc__ or ""), f"{name} is missing in dlhpc's docstring"
+
+
+def test_an_unknown_name_says_what_there_is() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'trian'; it offers Client, .*train"):
+        dlhpc.trian  # noqa: B018
+
+
+def specs(base: type[Spec]) -> list[type[Spec]]:
+    return [inner for child in base.__subclasses__() for inner in (child, *specs(child))]
+
+
+@pytest.mark.parametrize("spec", specs(Spec), ids=lambda spec: spec.__name__)
+def test_every_key_of_a_configuration_is_explained(spec: type[Spec]) -> None:
+    assert run_spec.RunSpec in specs(Spec)
+    discriminators = {"architecture", "source", "name", "kind"}
+    unexplained = [
+        key for key, field in spec.model_fields.items() if not field.description and key not in discriminators
+    ]
+    assert unexplained == []
