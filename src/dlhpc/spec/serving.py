@@ -1,0 +1,93 @@
+"""How a published model is served: where, how fast, how much, and for how long it may take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dlhpc.spec.base import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+
+
+class BatchingSpec(Spec):
+    """Requests that arrive together are answered by one forward pass."""
+
+    max_batch_size: PositiveInt = 32
+    """Most images in one forward pass."""
+
+    max_wait_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
+    """Longest that a request waits for others which are already being read; an idle server never waits. Over 1-2 ms
+    it costs more than it gains."""
+
+
+class LimitsSpec(Spec):
+    """What a request may ask for; more is refused at once, with a reason."""
+
+    max_body_bytes: PositiveInt = 16 * 1024 * 1024
+    """Largest request body; a larger one is answered with 413 while it is still being sent."""
+
+    max_image_pixels: PositiveInt = 32 * 1024 * 1024
+    """Largest image, width x height, read from its header before anything is decoded; 413 above."""
+
+    max_concurrent: PositiveInt = 256
+    """Predictions that one replica works on at a time; 503 with Retry-After above."""
+
+    deadline_s: PositiveFloat = 10.0
+    """Longest that a prediction may take from its first byte to its answer; 504 after (408 when the client was still
+    sending)."""
+
+    header_timeout_s: Annotated[int, Field(ge=1, le=3600, strict=True)] = 10
+    """Longest that a client may take to send a request's headers, in whole seconds; 408 after."""
+
+
+class ServingSpec(Spec):
+    """One server: a model of the registry behind HTTP."""
+
+    model: str | None = None
+    """Which model: `name`, `name:3`, `name@alias` or `sha256:...`; the one published last when absent."""
+
+    registry: Path = Path("registry")
+    """Folder of the local registry."""
+
+    backend: Literal["auto", "flax", "torch"] = "auto"
+    """Framework that computes: either can serve any model. `auto` is the one that trained it."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on, for both ports; 0.0.0.0 is every interface."""
+
+    port: Port = 8000
+    """Port of predictions and health."""
+
+    metrics_port: Port = 8080
+    """Port of Prometheus metrics and of the supervisor's own health."""
+
+    replicas: PositiveInt = 1
+    """Processes that hold the model and answer."""
+
+    gpus_per_replica: NonNegativeFloat = 0.0
+    """Share of a GPU that each replica gets; 0 computes on the CPU."""
+
+    batching: BatchingSpec = BatchingSpec()
+    """How requests are joined into one forward pass."""
+
+    limits: LimitsSpec = LimitsSpec()
+    """What a request may ask for."""
+
+    drain_timeout_s: PositiveFloat = 30.0
+    """Longest that a stop waits for requests which were already accepted."""
+
+    start_timeout_s: PositiveFloat = 180.0
+    """Longest that a start may take until the model answers."""
+
+    ray_dir: Path | None = None
+    """Folder for Ray's session, sockets and logs, kept afterwards; a fresh temporary one, removed at the end, when
+    absent. Its path must be short: the sockets inside may have 107 bytes."""
+
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.port == self.metrics_port:
+            raise ValueError(f"port and metrics_port are both {self.port}: give them different numbers")
+        return self
