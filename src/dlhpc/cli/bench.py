@@ -1,0 +1,124 @@
+"""`dlhpc bench`: measure on this machine."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dlhpc.bench.report import Result
+    from dlhpc.spec.run import Backend
+
+SUITES = ("loop", "inference")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  dlhpc bench inference --batch-sizes 1 --batch-sizes 32
+  dlhpc bench loop --backend flax --rounds 5
+  python benchmarks/run_benchmarks.py --batch-sizes 1 4 8 16 32   # all suites"""
+)
+@click.argument("suites", nargs=-1, type=click.Choice(SUITES))
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    type=click.Choice(["flax", "torch"]),
+    default=["flax", "torch"],
+    show_default=True,
+    help="Framework to measure; repeat for several.",
+)
+@click.option(
+    "--batch-sizes",
+    multiple=True,
+    type=click.IntRange(min=1),
+    default=[1, 4, 8, 16, 32],
+    show_default=True,
+    help="Images a call, for `inference`; repeat for several.",
+)
+@click.option(
+    "--calls", default=200, show_default=True, type=click.IntRange(min=1), help="Timed calls, for `inference`."
+)
+@click.option(
+    "--hidden",
+    multiple=True,
+    type=click.IntRange(min=1),
+    default=[512, 256, 128],
+    show_default=True,
+    help="Hidden widths of the network, for `loop`.",
+)
+@click.option("--steps", default=200, show_default=True, type=click.IntRange(min=10), help="Steps a round, for `loop`.")
+@click.option(
+    "--rounds", default=7, show_default=True, type=click.IntRange(min=1), help="Alternating rounds, for `loop`."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Also write one JSON file per suite here."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def command(
+    suites: tuple[str, ...],
+    backends: tuple[Backend, ...],
+    batch_sizes: tuple[int, ...],
+    calls: int,
+    hidden: tuple[int, ...],
+    steps: int,
+    rounds: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure SUITES (all when none is named) on this machine.
+
+    \b
+    loop       what `fit` costs over a bare, hand-written loop on the same network
+    inference  latency and throughput of the predictors, by batch size
+    """
+    from dlhpc.bench import inference, loop, report
+
+    found: dict[str, Sequence[Result]] = {}
+    for suite in suites or SUITES:
+        click.echo(f"measuring {suite} ...", err=True)
+        if suite == "loop":
+            found[suite] = [loop.measure(backend, hidden, steps=steps, rounds=rounds) for backend in backends]
+        else:
+            found[suite] = inference.measure(backends, batch_sizes, calls=calls)
+        if out is not None:
+            command_line = shlex.join(["dlhpc", *_spelled(click.get_current_context())])
+            click.echo(f"wrote {report.save(suite, command_line, found[suite], out)}", err=True)
+    if as_json:
+        click.echo(json.dumps({suite: [asdict(r) for r in results] for suite, results in found.items()}, indent=2))
+    else:
+        for suite, results in found.items():
+            _print_table(suite, results)
+
+
+def _spelled(context: click.Context) -> list[str]:
+    """The command line that repeats this call."""
+    words = ["bench", *context.params["suites"]]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if not isinstance(parameter, click.Option) or parameter.is_flag or value in (None, ()):
+            continue
+        for one in value if isinstance(value, (tuple, list)) else (value,):
+            words += [parameter.opts[0], str(one)]
+    return words
+
+
+def _print_table(suite: str, results: Sequence[Result]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [{k: v for k, v in asdict(result).items() if k != "ratios"} for result in results]
+    table = Table(title=suite, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
