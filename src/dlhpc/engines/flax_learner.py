@@ -16,9 +16,8 @@ from dlhpc.data.batch import HostBatch
 from dlhpc.draws import MASK32
 from dlhpc.engines.flax_network import Params, correct_count, forward_function, loss_sum, numbers
 from dlhpc.errors import ConfigError, UsageError
-from dlhpc.models.flax_layers import Drop, dropout, no_dropout
-from dlhpc.optimizers import flax_optimizers
-from dlhpc.optimizers.flax_optimizers import OptimizerState
+from dlhpc.models.flax_layers import Dropping
+from dlhpc.optimizers.flax_optimizers import OptimizerState, RuleOptimizer
 from dlhpc.optimizers.groups import decays, learning_rate_scales
 from dlhpc.optimizers.rules import bind
 from dlhpc.ports import Controls, Metrics, NamedArrays, Preprocessing
@@ -48,6 +47,14 @@ class Placed(NamedTuple):
     first_row: jax.Array
 
 
+class Part(NamedTuple):
+    """Rows that are worked through at once: inputs [b, H, W, C], labels [b], the first row's number."""
+
+    inputs: jax.Array
+    labels: jax.Array
+    first_row: jax.Array
+
+
 class StepControls(NamedTuple):
     """Controls in the types of the device, [K] each."""
 
@@ -67,7 +74,8 @@ class FlaxLearner:
         self._run = run
         self._table = param_table(run.model)
         self._layout = layout("flax", self._table)
-        self._rule = bind(run.optimizer)
+        self._optimizer = RuleOptimizer(bind(run.optimizer))
+        self._slots = self._optimizer.bound.slots
         self._lr_scales = learning_rate_scales(run.optimizer, self._table)
         self._decays = decays(run.optimizer, self._table)
         self._formats = numbers(run.training.precision)
@@ -86,19 +94,19 @@ class FlaxLearner:
         """Weights from the seed, zero slots."""
         with self._number_formats():
             params = self._to_device(initial_weights(self._table, seed, self._formats.master))
-            return State(params, flax_optimizers.initial_state(self._rule, params), jnp.zeros((), jnp.int32))
+            return State(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def restore(self, source: NamedArrays) -> State:
         """A state from a training snapshot of either framework; IntegrityError when it is not exactly one."""
-        verify_state(self._table, self._rule.slots, source, "the training state")
+        verify_state(self._table, self._slots, source, "the training state")
         with self._number_formats():
             params = self._to_device({row.name: source[param_key(row.name)] for row in self._table})
             slots = tuple(
                 self._to_device({row.name: source[slot_key(slot, row.name)] for row in self._table})
-                for slot in self._rule.slots
+                for slot in self._slots
             )
             applied, consumed = (jnp.array(source[key], jnp.int32) for key in (APPLIED, CONSUMED))
-            return State(params, OptimizerState(applied, slots), consumed)
+            return State(params, (applied, slots), consumed)
 
     def snapshot(self, state: State, what: Literal["model", "training"]) -> NamedArrays:
         """Owned host copies: `state` may be spent afterwards."""
@@ -107,11 +115,11 @@ class FlaxLearner:
             if what == "model":
                 return params
             arrays = {param_key(name): array for name, array in params.items()}
-            for slot, tree in zip(self._rule.slots, state.optimizer.slots, strict=True):
+            for slot, tree in zip(self._slots, state.optimizer[1], strict=True):
                 arrays |= {slot_key(slot, name): array for name, array in self._to_host(tree).items()}
             return arrays | {
                 CONSUMED: np.array(state.consumed, np.int64),
-                APPLIED: np.array(state.optimizer.applied, np.int64),
+                APPLIED: np.array(state.optimizer[0], np.int64),
             }
 
     def _to_device(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Params:
@@ -179,41 +187,39 @@ class FlaxLearner:
     ) -> tuple[State, Metrics]:
         seed = jnp.uint32(self._run.seed & MASK32)
 
-        def objective(params: Params, part: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-            part_inputs, part_labels, rows = part
-            drop: Drop = no_dropout
+        def objective(params: Params, part: Part) -> tuple[jax.Array, jax.Array]:
+            dropping = None
             if self._run.model.dropout_rate:
-                drop = dropout(controls.dropout_rate, seed, controls.step, rows)
-            logits = self._forward(params, part_inputs, drop)
-            loss = loss_sum(logits, part_labels, self._run.training.label_smoothing) / count
-            return loss, correct_count(logits, part_labels)
+                dropping = Dropping(controls.dropout_rate, seed, controls.step, part.first_row)
+            logits = self._forward(params, part.inputs, dropping)
+            loss = loss_sum(logits, part.labels, self._run.training.label_smoothing) / count
+            return loss, correct_count(logits, part.labels)
 
-        rows = first_row + jnp.arange(labels.shape[0], dtype=jnp.uint32)
         (loss, correct), grads = self._accumulate(
-            jax.value_and_grad(objective, has_aux=True), state.params, (inputs, labels, rows)
+            jax.value_and_grad(objective, has_aux=True), state.params, Part(inputs, labels, first_row)
         )
         rates = {name: controls.learning_rate * scale for name, scale in self._lr_scales.items()}
-        params, optimizer = flax_optimizers.step(
-            self._rule, grads, state.optimizer, state.params, lr=rates, decay=self._decays
-        )
+        params, optimizer = self._optimizer.step(grads, state.optimizer, state.params, lr=rates, decay=self._decays)
         return State(params, optimizer, state.consumed + 1), {"loss": loss, "correct": correct, "count": count}
 
-    def _accumulate(self, objective: Any, params: Params, batch: tuple[jax.Array, ...]) -> Any:
+    def _accumulate(self, objective: Any, params: Params, whole: Part) -> Any:
         """Value and gradient over the batch, worked through in `gradient_accumulation` parts of equal size."""
-        parts = self._run.training.gradient_accumulation
-        if parts == 1:
-            return objective(params, batch)
-        split = jax.tree.map(lambda array: array.reshape(parts, -1, *array.shape[1:]), batch)
-        first = objective(params, jax.tree.map(lambda array: array[0], split))
+        number = self._run.training.gradient_accumulation
+        if number == 1:
+            return objective(params, whole)
+        inputs, labels = (array.reshape(number, -1, *array.shape[1:]) for array in (whole.inputs, whole.labels))
+        first_rows = whole.first_row + labels.shape[1] * jnp.arange(number, dtype=jnp.uint32)
+        parts = Part(inputs, labels, first_rows)
+        first = objective(params, jax.tree.map(lambda array: array[0], parts))
 
-        def add(total: Any, part: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        def add(total: Any, part: Part) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, objective(params, part)), None
 
-        return jax.lax.scan(add, first, jax.tree.map(lambda array: array[1:], split))[0]
+        return jax.lax.scan(add, first, jax.tree.map(lambda array: array[1:], parts))[0]
 
     def _trace_evaluate(self, params: Params, batch: Placed) -> Metrics:
         inputs, labels = (array.reshape(-1, *array.shape[2:]) for array in (batch.inputs, batch.labels))
-        logits = self._forward(params, inputs, no_dropout)
+        logits = self._forward(params, inputs, None)
         return {
             "loss_sum": loss_sum(logits, labels, 0.0),
             "correct": correct_count(logits, labels),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from dlhpc.models.flax_cnn import FlaxCNN
-from dlhpc.models.flax_layers import Drop, Numbers, no_dropout
+from dlhpc.models.flax_layers import Dropping
 from dlhpc.models.flax_mlp import FlaxMLP
 from dlhpc.ports import Preprocessing
 from dlhpc.spec.model import CNNSpec, MLPSpec, ModelSpec
@@ -19,8 +19,17 @@ from dlhpc.weights.table import param_table
 
 Params = Mapping[str, jax.Array]
 """Canonical name -> parameter."""
-Forward = Callable[[Params, jax.Array, Drop], jax.Array]
-"""forward(params, inputs (B, H, W, C) uint8 or 0..1, drop) -> logits (B, classes) in the master type."""
+Forward = Callable[[Params, jax.Array, Dropping | None], jax.Array]
+"""forward(params, inputs (B, H, W, C) uint8 or 0..1, dropping) -> logits (B, classes) in the master type."""
+
+
+class Numbers(NamedTuple):
+    """Number formats of a network."""
+
+    compute: Any
+    """Type of activations and products."""
+    master: Any
+    """Type of the stored parameters and of the loss."""
 
 
 def numbers(precision: str) -> Numbers:
@@ -29,45 +38,47 @@ def numbers(precision: str) -> Numbers:
     return Numbers(compute, jnp.float64 if precision == "float64" else jnp.float32)
 
 
-def build_model(spec: ModelSpec, formats: Numbers, rngs: nnx.Rngs) -> nnx.Module:
-    """The NNX module of a resolved spec. Its weights are placeholders: the real ones come from weights/init.py."""
-    if spec.input_shape is None or spec.num_classes is None:
-        raise ValueError("the model's input_shape and num_classes must be resolved before it can be built")
+def build_model(spec: ModelSpec, dtype: Any) -> nnx.Module:
+    """The NNX module of a resolved spec, its weights zero."""
     match spec:
         case MLPSpec():
-            return FlaxMLP(spec, spec.input_shape, spec.num_classes, formats, rngs=rngs)
+            return FlaxMLP(spec, dtype)
         case CNNSpec():
-            return FlaxCNN(spec, spec.input_shape, spec.num_classes, formats, rngs=rngs)
+            return FlaxCNN(spec, dtype)
         case _:
             assert_never(spec)
 
 
 def forward_function(spec: ModelSpec, preprocessing: Preprocessing, formats: Numbers) -> Forward:
     """Split the module once; what remains carries plain leaves."""
-    graph, _ = nnx.split(nnx.eval_shape(lambda: build_model(spec, formats, nnx.Rngs(0))))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: build_model(spec, formats.master)))
     places = layout("flax", param_table(spec)).places
+    normalize = Normalize(preprocessing, formats)
 
-    def forward(params: Params, inputs: jax.Array, drop: Drop = no_dropout) -> jax.Array:
+    def forward(params: Params, inputs: jax.Array, dropping: Dropping | None) -> jax.Array:
         nested: dict[str, Any] = {}
         for place in places:
-            *modules, leaf = place.name.split("/")
-            node = nested
-            for module in modules:
-                node = node.setdefault(module, {})
-            node[leaf] = params[place.canonical]
-        logits = nnx.merge(graph, nested)(normalize(inputs, preprocessing, formats), drop)
+            module, leaf = place.name.split("/")
+            nested.setdefault(module, {})[leaf] = params[place.canonical]
+        logits = nnx.merge(graph, nested)(normalize(inputs), dropping)
         return logits.astype(formats.master)
 
     return forward
 
 
-def normalize(inputs: jax.Array, preprocessing: Preprocessing, formats: Numbers) -> jax.Array:
+class Normalize:
     """(x / 255 - mean) / std per channel; floating point inputs are already in 0..1. On the device."""
-    pixels = inputs.astype(formats.master)
-    if inputs.dtype == jnp.uint8:
-        pixels = pixels / 255.0
-    mean, std = (jnp.asarray(values, formats.master) for values in (preprocessing.mean, preprocessing.std))
-    return ((pixels - mean) / std).astype(formats.compute)
+
+    def __init__(self, preprocessing: Preprocessing, formats: Numbers) -> None:
+        self._preprocessing, self._formats = preprocessing, formats
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        constants = (self._preprocessing.mean, self._preprocessing.std)
+        mean, std = (jnp.array(values, self._formats.master) for values in constants)
+        pixels = inputs.astype(self._formats.master)
+        if inputs.dtype == jnp.uint8:
+            pixels = pixels / 255.0
+        return ((pixels - mean) / std).astype(self._formats.compute)
 
 
 def loss_sum(logits: jax.Array, labels: jax.Array, label_smoothing: float) -> jax.Array:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from dlhpc.engines.flax_network import forward_function, numbers
 from dlhpc.engines.inputs import check_inputs, padded_parts
-from dlhpc.models.flax_layers import no_dropout
 from dlhpc.ports import NamedArrays, Preprocessing
 from dlhpc.spec.model import ModelSpec
 from dlhpc.weights.layout import layout
@@ -31,7 +30,7 @@ class FlaxPredictor:
         leaves = layout("flax", table).to_framework(weights)
         self._params = {name: jnp.array(leaf, jnp.float32, copy=True) for name, leaf in leaves.items()}
         forward = forward_function(model, preprocessing, numbers("float32"))
-        self._probabilities = jax.jit(lambda params, inputs: jax.nn.softmax(forward(params, inputs, no_dropout)))
+        self._probabilities = jax.jit(lambda params, inputs: jax.nn.softmax(forward(params, inputs, None)))
 
     def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Class probabilities (N, classes) for inputs (N, H, W, C) uint8, or floats in 0..1; DataError for others."""

@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
-import jax
-from flax import nnx
-
-from dlhpc.models.flax_layers import DenseNetwork, Drop, Numbers, layer_norm, no_dropout
-from dlhpc.spec.model import CNNSpec, InputShape
-from dlhpc.weights.table import conv_output_shape, conv_strides
+from dlhpc.models.flax_layers import Array, Convolution, DenseStack, Dropping, LayerNorm, activate
+from dlhpc.spec.model import CNNSpec
+from dlhpc.weights.table import conv_strides, param_table
 
 
-class FlaxCNN(DenseNetwork):
-    """Convolutions `conv_i` (+ `conv_norm_i`) with 'SAME' padding, flatten, hidden dense layers, classifier."""
+class FlaxCNN(DenseStack):
+    """Convolutions, then flatten over height, width, channels, then the dense layers."""
 
-    def __init__(
-        self, spec: CNNSpec, input_shape: InputShape, num_classes: int, numbers: Numbers, *, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(spec, math.prod(conv_output_shape(spec, input_shape)), num_classes, numbers, rngs=rngs)
-        self.convolutions = len(spec.channels)
-        fan_in = input_shape[2]
-        for index, (out, stride) in enumerate(zip(spec.channels, conv_strides(spec), strict=True)):
-            convolution = nnx.Conv(
-                fan_in,
-                out,
-                spec.kernel_size,
-                (stride, stride),
-                padding="SAME",
-                dtype=numbers.compute,
-                param_dtype=numbers.master,
-                precision=numbers.precision,
-                rngs=rngs,
-            )
-            setattr(self, f"conv_{index}", convolution)
-            if self.normalized:
-                setattr(self, f"conv_norm_{index}", layer_norm(out, numbers, rngs))
-            fan_in = out
+    def __init__(self, spec: CNNSpec, dtype: Any) -> None:
+        super().__init__(spec, dtype)
+        self.num_convolutions = len(spec.channels)
+        shapes = {row.name: row.shape for row in param_table(spec)}
+        for index, stride in enumerate(conv_strides(spec)):
+            setattr(self, f"conv_{index}", Convolution(shapes[f"conv_{index}/kernel"], stride, dtype))
+            if spec.normalization == "layer":
+                setattr(self, f"conv_norm_{index}", LayerNorm(shapes[f"conv_norm_{index}/scale"], dtype))
 
-    def __call__(self, x_BHWC: jax.Array, drop: Drop = no_dropout) -> jax.Array:
-        """Logits (B, classes) of normalised images."""
-        for index in range(self.convolutions):
+    def __call__(self, x_BHWC: Array, dropping: Dropping | None = None) -> Array:
+        """Logits (B, classes) for normalised images (B, H, W, C)."""
+        for index in range(self.num_convolutions):
             x_BHWC = getattr(self, f"conv_{index}")(x_BHWC)
-            if self.normalized:
+            if self.spec.normalization == "layer":
                 x_BHWC = getattr(self, f"conv_norm_{index}")(x_BHWC)
-            x_BHWC = self.activate(x_BHWC)
-        return self.classify(x_BHWC.reshape(x_BHWC.shape[0], -1), drop)
+            x_BHWC = activate(self.spec.activation, x_BHWC)
+        return self.dense_stack(x_BHWC.reshape(x_BHWC.shape[0], -1), dropping)

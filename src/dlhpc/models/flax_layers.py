@@ -1,10 +1,14 @@
-"""What the Flax networks are made of: activations, normalisation, reproducible dropout, the dense stack."""
+"""The layers of the Flax models, in Flax NNX and plain jax.numpy: explicit about precision and randomness.
+
+A layer takes its sizes from the parameter table and computes in the dtype of its input; weights are kept in the
+precision of the optimizer, cast on the way, and start as zeros, because they are always loaded (a model is only ever
+built under `nnx.eval_shape`, which allocates nothing).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -12,30 +16,16 @@ from flax import nnx
 
 from dlhpc import draws
 from dlhpc.spec.model import Activation, ModelSpec
+from dlhpc.weights.table import param_table
 
+LAYER_NORM_EPS = 1e-6
 Array = jax.Array
-Drop = Callable[[int, Array], Array]
-"""Dropout after hidden dense layer i: `drop(i, x)`."""
-
-LAYER_NORM_EPSILON = 1e-6
+Shape = tuple[int, ...]
+"""Canonical shape of a row of the parameter table."""
 
 
-class Numbers(NamedTuple):
-    """Number formats of a network."""
-
-    compute: Any
-    """Type of activations and products."""
-    master: Any
-    """Type of the stored parameters."""
-
-    @property
-    def precision(self) -> jax.lax.Precision:
-        """Products in bfloat16 may be fast; float32 means float32, on accelerators too."""
-        return jax.lax.Precision.DEFAULT if self.compute == jnp.bfloat16 else jax.lax.Precision.HIGHEST
-
-
-class JaxWords:
-    """The arithmetic of `dlhpc.draws` in JAX, whose uint32 wraps by itself."""
+class FlaxWords:
+    """JAX's uint32 wraps by itself."""
 
     def word(self, x: Any) -> Array:
         return jnp.uint32(x & draws.MASK32) if isinstance(x, int) else jnp.asarray(x).astype(jnp.uint32)
@@ -50,79 +40,116 @@ class JaxWords:
         return (x >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
 
 
-JAX = JaxWords()
+WORDS = FlaxWords()
 
 
-def dropout(rate: Array, seed: Array, step: Array, rows: Array) -> Drop:
-    """Dropout whose mask is a function of (seed, step, layer, global row, column) alone.
+class Dropping(NamedTuple):
+    """What decides which activations are dropped, besides layer, row and column: arrays, so no value recompiles."""
 
-    All arguments are arrays, so that other values never recompile; `rows` (b,) are the rows' global numbers.
+    rate: Array
+    seed: Array
+    step: Array
+    first_row: Array
+    """Index in the global batch of the first row that the model is given."""
+
+
+class Dense(nnx.Module):
+    """x @ W + b."""
+
+    def __init__(self, kernel: Shape, dtype: Any) -> None:
+        self.kernel = nnx.Param(jnp.zeros(kernel, dtype))
+        self.bias = nnx.Param(jnp.zeros(kernel[-1], dtype))
+
+    def __call__(self, x_BI: Array) -> Array:
+        kernel, bias = self.kernel[...].astype(x_BI.dtype), self.bias[...].astype(x_BI.dtype)
+        return jnp.dot(x_BI, kernel, precision=_precision(x_BI)) + bias
+
+
+class Convolution(nnx.Module):
+    """A convolution with 'SAME' padding: ceil(size / stride) outputs, the odd row and column at the end."""
+
+    def __init__(self, kernel: Shape, stride: int, dtype: Any) -> None:
+        self.stride = stride
+        self.kernel = nnx.Param(jnp.zeros(kernel, dtype))
+        self.bias = nnx.Param(jnp.zeros(kernel[-1], dtype))
+
+    def __call__(self, x_BHWC: Array) -> Array:
+        kernel, bias = self.kernel[...].astype(x_BHWC.dtype), self.bias[...].astype(x_BHWC.dtype)
+        convolved = jax.lax.conv_general_dilated(
+            x_BHWC,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding="SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=_precision(x_BHWC),
+        )
+        return convolved + bias
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm over the last axis (Ba et al. 2016, arXiv:1607.06450), in float32 at least.
+
+    Two passes: the mean is subtracted before squaring, since E[x^2] - E[x]^2 loses its digits where the mean is large.
     """
 
-    def drop(layer: int, x: Array) -> Array:
-        columns = jnp.arange(x.shape[1], dtype=jnp.uint32)
-        keep = draws.uniform(JAX, seed, step, layer, rows[:, None], columns[None, :]) >= rate
-        return jnp.where(keep, x / (1.0 - rate), 0.0).astype(x.dtype)
+    def __init__(self, scale: Shape, dtype: Any) -> None:
+        self.scale = nnx.Param(jnp.zeros(scale, dtype))
+        self.bias = nnx.Param(jnp.zeros(scale, dtype))
 
-    return drop
-
-
-def no_dropout(layer: int, x: Array) -> Array:
-    """The identity, for evaluation and prediction."""
-    del layer
-    return x
+    def __call__(self, x: Array) -> Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
+        return (normal * self.scale[...].astype(wide.dtype) + self.bias[...].astype(wide.dtype)).astype(x.dtype)
 
 
-def activation(name: Activation) -> Callable[[Array], Array]:
-    """The non-linearity of this name."""
-    functions: dict[Activation, Callable[[Array], Array]] = {"relu": jax.nn.relu, "gelu": _gelu, "silu": jax.nn.silu}
-    return functions[name]
+def activate(name: Activation, x: Array) -> Array:
+    """The non-linearity of a spec; gelu is x Phi(x) by erf (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    match name:
+        case "relu":
+            return jax.nn.relu(x)
+        case "gelu":
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            return (0.5 * wide * (1.0 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
+        case "silu":
+            return jax.nn.silu(x)
+        case _:
+            assert_never(name)
 
 
-def _gelu(x: Array) -> Array:
-    """x Phi(x) by erf (Hendrycks & Gimpel 2016, arXiv:1606.08415), at least in float32."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return (0.5 * wide * (1.0 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
+def drop(x_BF: Array, layer: int, dropping: Dropping | None) -> Array:
+    """Drop activations of hidden dense layer `layer`; survivors grow by 1 / (1 - rate). None keeps all."""
+    if dropping is None:
+        return x_BF
+    rows, columns = (jnp.arange(size, dtype=jnp.uint32) for size in x_BF.shape)
+    counters = (dropping.step, layer, (dropping.first_row + rows)[:, None], columns[None, :])
+    keep_BF = draws.uniform(WORDS, dropping.seed, *counters) >= dropping.rate.astype(jnp.float32)
+    return jnp.where(keep_BF, x_BF / (1.0 - dropping.rate), 0.0).astype(x_BF.dtype)
 
 
-def layer_norm(features: int, numbers: Numbers, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer normalisation over the last axis (Ba et al. 2016, arXiv:1607.06450); two passes, at least in float32."""
-    return nnx.LayerNorm(
-        features,
-        epsilon=LAYER_NORM_EPSILON,
-        dtype=numbers.compute,
-        param_dtype=numbers.master,
-        use_fast_variance=False,
-        rngs=rngs,
-    )
+class DenseStack(nnx.Module):
+    """The hidden dense layers and the head: all of an MLP, the end of a CNN."""
+
+    def __init__(self, spec: ModelSpec, dtype: Any) -> None:
+        self.spec = spec
+        shapes = {row.name: row.shape for row in param_table(spec)}
+        for index in range(len(spec.hidden_sizes)):
+            setattr(self, f"dense_{index}", Dense(shapes[f"dense_{index}/kernel"], dtype))
+            if spec.normalization == "layer":
+                setattr(self, f"dense_norm_{index}", LayerNorm(shapes[f"dense_norm_{index}/scale"], dtype))
+        self.head = Dense(shapes["head/kernel"], dtype)
+
+    def dense_stack(self, x_BF: Array, dropping: Dropping | None) -> Array:
+        """Logits (B, classes) for features (B, F)."""
+        for index in range(len(self.spec.hidden_sizes)):
+            x_BF = getattr(self, f"dense_{index}")(x_BF)
+            if self.spec.normalization == "layer":
+                x_BF = getattr(self, f"dense_norm_{index}")(x_BF)
+            x_BF = drop(activate(self.spec.activation, x_BF), index, dropping)
+        return self.head(x_BF)
 
 
-class DenseNetwork(nnx.Module):
-    """Base of both networks: hidden dense layers `dense_i` (+ `dense_norm_i`), then the classifier `head`."""
-
-    def __init__(self, spec: ModelSpec, fan_in: int, num_classes: int, numbers: Numbers, *, rngs: nnx.Rngs) -> None:
-        self.hidden_layers = len(spec.hidden_sizes)
-        self.normalized = spec.normalization == "layer"
-        self.activate = activation(spec.activation)
-        for index, out in enumerate(spec.hidden_sizes):
-            setattr(self, f"dense_{index}", _dense(fan_in, out, numbers, rngs))
-            if self.normalized:
-                setattr(self, f"dense_norm_{index}", layer_norm(out, numbers, rngs))
-            fan_in = out
-        self.head = _dense(fan_in, num_classes, numbers, rngs)
-
-    def classify(self, x_BD: Array, drop: Drop) -> Array:
-        """Logits (B, classes) of flat features (B, D)."""
-        for index in range(self.hidden_layers):
-            x_BD = getattr(self, f"dense_{index}")(x_BD)
-            if self.normalized:
-                x_BD = getattr(self, f"dense_norm_{index}")(x_BD)
-            x_BD = drop(index, self.activate(x_BD))
-        logits: Array = self.head(x_BD)
-        return logits
-
-
-def _dense(fan_in: int, out: int, numbers: Numbers, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(
-        fan_in, out, dtype=numbers.compute, param_dtype=numbers.master, precision=numbers.precision, rngs=rngs
-    )
+def _precision(x: Array) -> jax.lax.Precision:
+    """Products in bfloat16 may be fast; float32 means float32, on accelerators too."""
+    return jax.lax.Precision.DEFAULT if x.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST

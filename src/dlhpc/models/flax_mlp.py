@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
-import jax
-from flax import nnx
-
-from dlhpc.models.flax_layers import DenseNetwork, Drop, Numbers, no_dropout
-from dlhpc.spec.model import InputShape, MLPSpec
+from dlhpc.models.flax_layers import Array, DenseStack, Dropping
 
 
-class FlaxMLP(DenseNetwork):
-    """Flatten, hidden dense layers, classifier."""
+class FlaxMLP(DenseStack):
+    """Flattened image -> hidden dense layers -> logits. Its parameters are the rows of the spec's table."""
 
-    def __init__(
-        self, spec: MLPSpec, input_shape: InputShape, num_classes: int, numbers: Numbers, *, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(spec, math.prod(input_shape), num_classes, numbers, rngs=rngs)
-
-    def __call__(self, x_BHWC: jax.Array, drop: Drop = no_dropout) -> jax.Array:
-        """Logits (B, classes) of normalised images."""
-        return self.classify(x_BHWC.reshape(x_BHWC.shape[0], -1), drop)
+    def __call__(self, x_BHWC: Array, dropping: Dropping | None = None) -> Array:
+        """Logits (B, classes) for normalised images (B, H, W, C)."""
+        return self.dense_stack(x_BHWC.reshape(x_BHWC.shape[0], -1), dropping)

@@ -1,8 +1,12 @@
-"""The shared update rules on JAX arrays: as one exact step for the learner, and as an optax transformation."""
+"""The shared rules on JAX pytrees: as one exact step for the learner, and as an optax transformation.
+
+tx = build(LionSpec())
+updates, state = tx.update(grads, state, params, lr=1e-4)
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,53 +17,48 @@ from dlhpc.spec.optimizer import OptimizerSpec
 
 Tree = Any
 """A pytree of arrays, of one structure throughout: parameters, gradients, a slot."""
+OptimizerState = tuple[jax.Array, tuple[Tree, ...]]
+"""Updates made so far (int32), and for each slot of the rule a tree of the parameters' structure."""
 
 
-class OptimizerState(NamedTuple):
-    """Slots and count of an optimizer."""
+class RuleOptimizer:
+    """One bound rule over all leaves of a pytree."""
 
-    applied: jax.Array
-    """Updates made so far, int32."""
-    slots: tuple[Tree, ...]
-    """One tree of the parameters' structure per slot name of the rule."""
+    def __init__(self, bound: BoundRule) -> None:
+        self.bound = bound
 
+    def init(self, params: Tree) -> OptimizerState:
+        """No update made, slots zero."""
+        return jnp.zeros((), jnp.int32), tuple(jax.tree.map(jnp.zeros_like, params) for _ in self.bound.slots)
 
-def initial_state(rule: BoundRule, params: Tree) -> OptimizerState:
-    """Zero slots."""
-    slots = tuple(jax.tree.map(jnp.zeros_like, params) for _ in rule.slots)
-    return OptimizerState(jnp.zeros((), jnp.int32), slots)
-
-
-def step(
-    rule: BoundRule, grads: Tree, state: OptimizerState, params: Tree, *, lr: Tree, decay: Tree
-) -> tuple[Tree, OptimizerState]:
-    """One update of every leaf; `lr` and `decay` are scalars, or trees of scalars like the parameters."""
-    structure: Any = jax.tree.structure(params)
-    applied = state.applied + 1
-    leaves = zip(
-        jax.tree.leaves(grads),
-        zip(*(jax.tree.leaves(slot) for slot in state.slots), strict=True),
-        jax.tree.leaves(params),
-        _spread(lr, structure),
-        _spread(decay, structure),
-        strict=True,
-    )
-    moved = [rule.rule(jnp, g, slots, x, Scalars(h, d, applied.astype(x.dtype))) for g, slots, x, h, d in leaves]
-    slots = tuple(structure.unflatten([slots[i] for slots, _ in moved]) for i in range(len(rule.slots)))
-    return structure.unflatten([x for _, x in moved]), OptimizerState(applied, slots)
+    def step(
+        self, grads: Tree, state: OptimizerState, params: Tree, *, lr: Tree, decay: Tree
+    ) -> tuple[Tree, OptimizerState]:
+        """Parameters and state after one update; `lr` and `decay` are scalars, or trees of them like the parameters."""
+        structure: Any = jax.tree.structure(params)
+        applied, slots = state[0] + 1, state[1]
+        columns = (
+            structure.flatten_up_to(grads),
+            zip(*map(structure.flatten_up_to, slots), strict=True),
+            structure.flatten_up_to(params),
+            _spread(lr, structure),
+            _spread(decay, structure),
+        )
+        moved = [
+            self.bound.rule(jnp, g, leaf_slots, x, Scalars(rate, factor, applied.astype(x.dtype)))
+            for g, leaf_slots, x, rate, factor in zip(*columns, strict=True)
+        ]
+        new_slots = zip(*(leaf_slots for leaf_slots, _ in moved), strict=True)
+        return structure.unflatten([x for _, x in moved]), (applied, tuple(map(structure.unflatten, new_slots)))
 
 
 def build(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
     """The rule for any optax user: `update(grads, state, params, lr=..., decay=...)`.
 
-    `lr` and `decay` are numbers, arrays, or trees of them like the parameters; `decay` defaults to the spec's
-    weight_decay for every leaf (the parameter table, which exempts biases and norms, is the learner's business).
-    Applying an update adds a rounding of x + (x' - x) to the rule's own x'.
+    `lr` and `decay` are numbers, arrays, or trees of them like the parameters; `decay` is the spec's weight_decay for
+    every leaf when absent. Applying an update adds the rounding of x + (x' - x) to the rule's own x'.
     """
-    rule = bind(spec)
-
-    def init(params: optax.Params) -> OptimizerState:
-        return initial_state(rule, params)
+    optimizer = RuleOptimizer(bind(spec))
 
     def update(
         updates: optax.Updates,
@@ -71,11 +70,11 @@ def build(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
         **_: Any,
     ) -> tuple[optax.Updates, OptimizerState]:
         if params is None:
-            raise ValueError("update() needs params: the decay and the rule work on them")
-        moved, state = step(rule, updates, state, params, lr=lr, decay=decay)
-        return jax.tree.map(lambda new, old: new - old, moved, params), state
+            raise ValueError("update() needs params: the rule decays and moves them")
+        moved, state = optimizer.step(updates, state, params, lr=lr, decay=decay)
+        return jax.tree.map(jnp.subtract, moved, params), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
 def _spread(value: Tree, structure: Any) -> list[Any]:
