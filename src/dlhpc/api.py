@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dlhpc.backends import load_backend
+from dlhpc.data.batch import HostBatch
+from dlhpc.data.dataset import Dataset
+from dlhpc.data.pipeline import TrainingBatches, evaluation_batches
+from dlhpc.data.plan import Plan
+from dlhpc.data.sources import open_dataset
+from dlhpc.errors import ConfigError, Interrupted, UsageError
+from dlhpc.ports import Learner
 from dlhpc.registry import store
+from dlhpc.registry.artifact import Artifact, new_artifact
+from dlhpc.spec.load import load_run, merge
+from dlhpc.spec.run import RunSpec
+from dlhpc.training.callbacks import stop_on_nan
+from dlhpc.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
+from dlhpc.training.environment import differences, environment
+from dlhpc.training.events import Callback
+from dlhpc.training.history import History
+from dlhpc.training.interruption import stop_on_signals
+from dlhpc.training.loop import Fitted, HeldOut, fit
+from dlhpc.training.resume import refuse_another_run
+from dlhpc.training.run_folder import (
+    CHECKPOINTS,
+    find_checkpoint,
+    locked,
+    new_run_folder,
+    read_result,
+    write_result,
+    write_run,
+)
+
+__all__ = ["Registry", "Trained", "load_run", "resolve", "train", "train_run"]
+
+LOG = logging.getLogger(__name__)
 
 
 class Registry(store.Registry):
@@ -13,3 +50,176 @@ class Registry(store.Registry):
 
     def __init__(self, path: Path | str = "registry") -> None:
         super().__init__(path, load_backend)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run gave."""
+
+    artifact: Artifact
+    folder: Path | None
+    """The run's folder; None on ranks other than 0."""
+    result: dict[str, Any]
+    """What the folder's result.json says."""
+
+
+def train(run: RunSpec, *, callbacks: Sequence[Callback] = (), resume: Path | None = None) -> Artifact:
+    """Train, publish where `run.registry` says so, and give the weights that did best on the validation part.
+
+    `resume` is a run folder or one of its checkpoints. Ctrl-C and SIGTERM write a checkpoint and raise Interrupted,
+    which says how to go on. The test part is never read.
+    """
+    return train_run(run, callbacks=callbacks, resume=resume).artifact
+
+
+def train_run(run: RunSpec, *, callbacks: Sequence[Callback] = (), resume: Path | None = None) -> Trained:
+    """As `train`, with the run's folder and result."""
+    checkpoint = None if resume is None else _checkpoint(resume)
+    dataset = open_dataset(run.data, run.model)
+    run = resolve(run, dataset)
+    if checkpoint is not None:
+        refuse_another_run(checkpoint, run, dataset.info.fingerprint)
+    learner = load_backend(run.backend).learner(run)
+    with ExitStack() as stack:
+        stack.callback(learner.close)
+        folder = None
+        if learner.rank == 0:
+            folder = new_run_folder(run) if checkpoint is None else checkpoint.path.parent.parent
+            stack.enter_context(locked(folder))
+            write_run(folder, run)
+        fitted = _fit(run, dataset, learner, folder=folder, callbacks=callbacks, resume=checkpoint)
+        if fitted.stop is not None and fitted.stop.interrupted:
+            raise Interrupted(_how_to_go_on(fitted, folder))
+        return _finish(run, dataset, fitted, folder)
+
+
+def resolve(run: RunSpec, dataset: Dataset) -> RunSpec:
+    """The run with the model's input shape and classes filled in; ConfigError when it contradicts the data."""
+    info = dataset.info
+    facts = {"model.input_shape": info.input_shape, "model.num_classes": info.num_classes}
+    given = {"model.input_shape": run.model.input_shape, "model.num_classes": run.model.num_classes}
+    wrong = [
+        f"{key}: {given[key]} came, but the data has {fact}: leave {key} out, or change the data"
+        for key, fact in facts.items()
+        if given[key] not in {None, fact}
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+    return merge(run, facts, "the data")
+
+
+def _checkpoint(resume: Path) -> Checkpoint:
+    if read_result(resume) is not None:
+        raise UsageError(f"{resume}: this run has finished: there is nothing to go on with; start a new one")
+    return read_checkpoint(find_checkpoint(resume))
+
+
+def _fit(
+    run: RunSpec,
+    dataset: Dataset,
+    learner: Learner[Any],
+    *,
+    folder: Path | None,
+    callbacks: Sequence[Callback],
+    resume: Checkpoint | None,
+) -> Fitted:
+    here = {"rank": learner.rank, "world_size": learner.world_size}
+    plan = Plan(dataset.info.sizes["train"], run.training.batch_size, run.seed)
+    steps = run.training.steps_per_dispatch
+    batches = TrainingBatches(dataset, run.data, plan, seed=run.seed, steps_per_dispatch=steps, **here)
+    now = environment(run.backend)
+    if resume is not None:
+        _say_how_exact(resume, now, learner.world_size)
+    with ExitStack() as stack:
+        listening: list[Callback] = []
+        store = None
+        if folder is not None:
+            history = History(folder)
+            stack.callback(history.close)
+            listening.append(history)
+            store = CheckpointStore(
+                folder / CHECKPOINTS,
+                run,
+                data_fingerprint=dataset.info.fingerprint,
+                world_size=learner.world_size,
+                environment=now,
+            )
+            store.forget_after(0 if resume is None else resume.manifest.step)
+        listening += callbacks
+        listening.append(stop_on_nan(run.training.learning_rate, None if resume is None else resume.path))
+        listening.append(stack.enter_context(stop_on_signals()))
+        held_out = _held_out(run, dataset, learner)
+        return fit(learner, run, batches, held_out=held_out, callbacks=listening, store=store, resume=resume)
+
+
+def _held_out(run: RunSpec, dataset: Dataset, learner: Learner[Any]) -> HeldOut | None:
+    """Passes over the validation part; None when it is empty."""
+    if dataset.info.sizes["validation"] == 0:
+        return None
+
+    def batches() -> Iterator[HostBatch]:
+        size, rank, world_size = run.training.batch_size, learner.rank, learner.world_size
+        return evaluation_batches(dataset, "validation", size, rank=rank, world_size=world_size)
+
+    return batches
+
+
+def _say_how_exact(resume: Checkpoint, now: dict[str, str], world_size: int) -> None:
+    then = resume.manifest
+    changed = differences(
+        {**then.environment, "processes": str(then.world_size)}, {**now, "processes": str(world_size)}
+    )
+    if changed:
+        LOG.warning(
+            "going on from %s: exact order of examples, but numbers equal up to rounding only, since this changed: %s",
+            resume.path,
+            "; ".join(changed),
+        )
+
+
+def _how_to_go_on(fitted: Fitted, folder: Path | None) -> str:
+    return f"interrupted after step {fitted.step}; go on with: dlhpc train --resume {folder}"
+
+
+def _finish(run: RunSpec, dataset: Dataset, fitted: Fitted, folder: Path | None) -> Trained:
+    """Make the artifact; on rank 0 publish it and write result.json."""
+    best = fitted.best
+    artifact = new_artifact(
+        run,
+        dict(fitted.weights),
+        classes=dataset.info.classes,
+        metrics={} if best is None else {"accuracy": best.accuracy, "loss": best.loss},
+        data_fingerprint=dataset.info.fingerprint,
+        load_backend=load_backend,
+    )
+    result: dict[str, Any] = {
+        "name": run.resolved_name,
+        "model": run.model_name,
+        "backend": run.backend,
+        "data": run.data.source,
+        "steps": fitted.step,
+        "epochs": run.training.num_epochs,
+        "seconds": round(fitted.seconds, 3),
+        "examples_per_second": round(fitted.examples_per_second, 1),
+        "validation": None if best is None else best.canonical(),
+        "stopped": None if fitted.stop is None else fitted.stop.reason,
+        "digest": artifact.digest,
+        "reference": None,
+        "registry": None,
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if folder is not None:
+        result |= _publish(run, artifact)
+        write_result(folder, result)
+    return Trained(artifact, folder, result)
+
+
+def _publish(run: RunSpec, artifact: Artifact) -> dict[str, Any]:
+    """Publish as the run's registry section says; the reference and the registry's path."""
+    if not run.registry.publish:
+        return {}
+    name = run.registry.name or run.resolved_name
+    registry = Registry(run.registry.path)
+    digest = registry.publish(artifact, name, alias=run.registry.alias)
+    reference = next(version.ref for version in reversed(registry.labels(digest)) if version.name == name)
+    return {"reference": reference, "registry": str(run.registry.path)}

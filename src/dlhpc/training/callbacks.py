@@ -120,7 +120,7 @@ class _Lines:
         print(text, file=self._stream, flush=True)
 
 
-def refuse_non_finite(learning_rate: float, last_good: Path | None = None) -> Callback:
+def stop_on_nan(learning_rate: float, last_good: Path | None = None) -> Callback:
     """End the run with a TrainingError when a loss is NaN or infinite, before a checkpoint of such weights is written.
 
     `learning_rate` is the run's peak, for the message; `last_good` the checkpoint that it was resumed from.

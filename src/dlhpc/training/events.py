@@ -104,7 +104,7 @@ class Finished:
     step: int
     seconds: float
     stop: Stop | None
-    """Why the run ended early; None after the last step."""
+    """Why the run ended early (the class of an exception, when one ends it); None after the last step."""
 
 
 Event = Started | Stepped | Logged | Evaluated | Checkpointed | Finished

@@ -118,18 +118,29 @@ class _Fit:
     def run(self, resume: Checkpoint | None) -> Fitted:
         self._begin(resume)
         self.window = Window(self.step)
-        epochs = self.spec.training.num_epochs
-        rank, world_size = self.learner.rank, self.learner.world_size
-        self._heed(
-            self.started.tell(Started(self.step, self.total_steps, self.steps_per_epoch, epochs, rank, world_size))
-        )
-        if self.step < self.total_steps:
-            self._train()
+        try:
+            self._heed(self.started.tell(self._started_event()))
+            if self.step < self.total_steps:
+                self._train()
+        except BaseException as error:
+            self.finished.tell(Finished(self.step, self._seconds(), Stop(type(error).__name__)))
+            raise
         seconds = self._seconds()
         self.finished.tell(Finished(self.step, seconds, self.stop))
-        weights = self.best_weights if self.best is not None else self.learner.snapshot(self.state, "model")
-        assert weights is not None
+        weights = self.best_weights
+        if weights is None:
+            weights = self.learner.snapshot(self.state, "model")
         return Fitted(self.step, seconds, self.window.examples_per_second, weights, self.best, self.stop)
+
+    def _started_event(self) -> Started:
+        return Started(
+            step=self.step,
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            num_epochs=self.spec.training.num_epochs,
+            rank=self.learner.rank,
+            world_size=self.learner.world_size,
+        )
 
     def _begin(self, resume: Checkpoint | None) -> None:
         if resume is None:

@@ -53,12 +53,16 @@ class RunSummary:
 
 
 def new_run_folder(run: RunSpec, now: datetime | None = None) -> Path:
-    """Make the folder of a new run and write its run.json."""
+    """Make the folder of a new run."""
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ")
     path = run.runs_dir / f"{run.resolved_name}-{stamp}-{secrets.token_hex(2)}"
     path.mkdir(parents=True)
-    write_atomic(path / "run.json", json.dumps(run.canonical(), indent=2, ensure_ascii=False) + "\n")
     return path
+
+
+def write_run(path: Path, run: RunSpec) -> None:
+    """Write run.json: from then on the folder is a run."""
+    write_atomic(path / "run.json", json.dumps(run.canonical(), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_run(path: Path) -> RunSpec:
