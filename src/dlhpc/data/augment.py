@@ -23,7 +23,7 @@ MAP_BITS = 14
 """Fraction bits of the map's numbers: 1/16384, below a hundredth of a pixel at the border of a 224 x 224 image."""
 WEIGHT_BITS = 8
 """Fraction bits of a coordinate when it weighs its neighbours: an error of half a grey level at most per axis."""
-PIXELS_AT_ONCE = 1 << 16
+PIXELS_AT_ONCE = 1 << 14
 """Worked on at a time, so that the intermediate arrays stay in the processor's cache."""
 
 Images = npt.NDArray[np.uint8]
@@ -40,9 +40,13 @@ def augment(images: Images, ids: Integers, epochs: Integers, spec: AugmentSpec, 
     matrix, shift = maps(ids, epochs, spec, seed, images.shape[1:3])
     result = np.empty_like(images)
     at_once = max(1, PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))
+    room = None
     for start in range(0, len(images), at_once):
         part = slice(start, start + at_once)
-        _warp(images[part], matrix[part], shift[part], result[part])
+        shape = images[part].shape[:3]
+        if room is None or room.x.shape != shape:
+            room = _Room(shape)
+        _warp(images[part], matrix[part], shift[part], result[part], room)
     return result
 
 
@@ -70,49 +74,68 @@ def maps(
     return matrix, shift
 
 
-def _warp(images: Images, matrix: npt.NDArray[Any], shift: npt.NDArray[Any], out: Images) -> None:
+class _Room:
+    """Arrays that _warp works in, shared by a call's chunks: fresh ones each time would double the cost."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        """Room for chunks of (n, H, W) pixels."""
+        self.x, self.y = np.empty(shape, np.int32), np.empty(shape, np.int32)
+        self.x_weight, self.x_rest = np.empty(shape, np.uint16), np.empty(shape, np.uint16)
+        self.y_weight, self.y_rest = np.empty(shape, np.uint32), np.empty(shape, np.uint32)
+        self.index = np.empty(shape, np.intp)
+        self.base = np.arange(shape[0])[:, None, None] * (shape[1] * shape[2])
+        # The pixel below and to the right of the last one is read too, with weight 0.
+        self.plane = np.zeros(int(np.prod(shape)) + shape[2] + 1, np.uint8)
+        self.taken = np.empty(shape, np.uint8)
+        self.near = np.empty((4, *shape), np.uint16)
+        self.upper, self.lower = np.empty(shape, np.uint32), np.empty(shape, np.uint32)
+
+
+def _warp(images: Images, matrix: npt.NDArray[Any], shift: npt.NDArray[Any], out: Images, room: _Room) -> None:
     """Bilinear samples of each image at its map, written to `out`."""
-    count, height, width, channels = images.shape
-    x, x_weight = _coordinates(matrix[:, 0], shift[:, 0], (height, width), width)
-    y, y_weight = _coordinates(matrix[:, 1], shift[:, 1], (height, width), height)
-    corner = y.astype(np.intp)
-    corner *= width
-    corner += x
-    corner += np.arange(0, count * height * width, height * width)[:, None, None]
-    # Beyond the last row or column a neighbour's weight is 0: any pixel that exists will do.
-    last = count * height * width - 1
-    corners = (
-        corner,
-        np.minimum(corner + 1, last),
-        np.minimum(corner + width, last),
-        np.minimum(corner + (width + 1), last),
-    )
-    x_rest, y_rest = np.uint16(1 << WEIGHT_BITS) - x_weight, np.uint32(1 << WEIGHT_BITS) - y_weight
+    _, height, width, channels = images.shape
+    _coordinates(matrix[:, 0], shift[:, 0], width, room.x)
+    _coordinates(matrix[:, 1], shift[:, 1], height, room.y)
+    _weights(room.x, room.x_weight, room.x_rest)
+    _weights(room.y, room.y_weight, room.y_rest)
+    np.multiply(room.y, width, out=room.index)
+    np.add(room.index, room.x, out=room.index)
+    np.add(room.index, room.base, out=room.index)
+    here, right, below, across = room.near
     for channel in range(channels):
-        plane = np.ascontiguousarray(images[..., channel]).reshape(-1)
-        here, right, below, across = (plane.take(index).astype(np.uint16) for index in corners)
-        upper = (here * x_rest + right * x_weight) * y_rest
-        lower = (below * x_rest + across * x_weight) * y_weight
-        out[..., channel] = (upper + lower + np.uint32(1 << 15)) >> np.uint32(16)
+        room.plane[: room.x.size].reshape(room.x.shape)[...] = images[..., channel]
+        for near, step in zip(room.near, (0, 1, width, width + 1), strict=True):
+            np.take(room.plane[step:], room.index, out=room.taken, mode="clip")
+            near[...] = room.taken
+        here *= room.x_rest
+        here += np.multiply(right, room.x_weight, out=right)
+        below *= room.x_rest
+        below += np.multiply(across, room.x_weight, out=across)
+        np.multiply(here, room.y_rest, out=room.upper)
+        room.upper += np.multiply(below, room.y_weight, out=room.lower)
+        room.upper += np.uint32(1 << (2 * WEIGHT_BITS - 1))
+        np.right_shift(room.upper, np.uint32(2 * WEIGHT_BITS), out=out[..., channel], casting="unsafe")
 
 
-def _coordinates(
-    row: npt.NDArray[Any], shift: npt.NDArray[Any], size: tuple[int, int], limit: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16]]:
-    """One coordinate of every sample (n, H, W), kept inside the image: whole pixels, and the next pixel's weight."""
-    height, width = size
+def _coordinates(row: npt.NDArray[Any], shift: npt.NDArray[Any], limit: int, out: npt.NDArray[np.int32]) -> None:
+    """One coordinate of every sample (n, H, W), kept inside the image, with WEIGHT_BITS fraction bits."""
+    _, height, width = out.shape
     one = 1 << MAP_BITS
     across = np.rint(row[:, 0] * one).astype(np.int32)
     down = np.rint(row[:, 1] * one).astype(np.int32)
     middle = np.rint((shift + (limit - 1) / 2) * one).astype(np.int32)
-    half = 1 << (MAP_BITS - WEIGHT_BITS - 1)
+    middle += 1 << (MAP_BITS - WEIGHT_BITS - 1)  # so that the shift below rounds
     # Twice the distance from the middle is a whole number, also for even sides.
     along_x = across[:, None] * np.arange(1 - width, width, 2, dtype=np.int32) >> 1
-    along_y = (down[:, None] * np.arange(1 - height, height, 2, dtype=np.int32) >> 1) + (middle[:, None] + half)
-    position = along_x[:, None, :] + along_y[:, :, None]
-    position >>= MAP_BITS - WEIGHT_BITS
-    np.maximum(position, 0, out=position)
-    np.minimum(position, (limit - 1) << WEIGHT_BITS, out=position)
-    weight = (position & ((1 << WEIGHT_BITS) - 1)).astype(np.uint16)
-    position >>= WEIGHT_BITS
-    return position, weight
+    along_y = (down[:, None] * np.arange(1 - height, height, 2, dtype=np.int32) >> 1) + middle[:, None]
+    np.add(along_x[:, None, :], along_y[:, :, None], out=out)
+    np.right_shift(out, MAP_BITS - WEIGHT_BITS, out=out)
+    np.maximum(out, 0, out=out)
+    np.minimum(out, (limit - 1) << WEIGHT_BITS, out=out)
+
+
+def _weights(position: npt.NDArray[np.int32], weight: npt.NDArray[Any], rest: npt.NDArray[Any]) -> None:
+    """Reduce positions to whole pixels; `weight` is that of the pixel after, `rest` that of the pixel itself."""
+    np.bitwise_and(position, (1 << WEIGHT_BITS) - 1, out=weight, casting="unsafe")
+    np.subtract(1 << WEIGHT_BITS, weight, out=rest)
+    np.right_shift(position, WEIGHT_BITS, out=position)

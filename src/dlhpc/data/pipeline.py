@@ -7,6 +7,7 @@ ahead change nothing. Every batch owns its arrays; none is written to again afte
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,9 @@ from dlhpc.spec.data import DataSpec
 
 PADDING = -1
 """Label of a row that holds no example."""
+PIXELS_TOGETHER = 1 << 15
+"""A stream makes the batches of several dispatches in one go up to this size: below it, numpy's calls cost more than
+their work."""
 
 
 class TrainingBatches:
@@ -73,8 +77,15 @@ class TrainingBatches:
 
         Close the generator (contextlib.closing) to stop the thread early.
         """
-        bounds = [*range(start, stop, self._steps), stop] if start < stop else []
-        return prefetch(lambda span: self.read(span[0], span[1] - span[0]), pairwise(bounds))
+        height, width, _ = self._dataset.info.input_shape
+        pixels = (self._rows.stop - self._rows.start) * height * width * self._steps
+        together = self._steps * max(1, PIXELS_TOGETHER // pixels)
+        bounds = [*range(start, stop, together), stop] if start < stop else []
+        with closing(prefetch(lambda span: self.read(span[0], span[1] - span[0]), pairwise(bounds))) as blocks:
+            for block in blocks:
+                for first in range(0, len(block.counts), self._steps):
+                    part = slice(first, first + self._steps)
+                    yield HostBatch(block.inputs[part], block.labels[part], block.counts[part], block.first_row)
 
 
 def evaluation_batches(
