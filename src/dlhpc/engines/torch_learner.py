@@ -1,0 +1,228 @@
+"""The PyTorch learner: a DeepSpeed engine, alone or in the launcher's processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dlhpc.data.batch import HostBatch
+from dlhpc.draws import MASK32
+from dlhpc.engines import torch_deepspeed, torch_processes
+from dlhpc.engines.torch_engine import Engine, PlainEngine, Resume
+from dlhpc.engines.torch_network import (
+    Normalize,
+    build_model,
+    correct_count,
+    load_weights,
+    local_device,
+    loss_sum,
+    numbers,
+)
+from dlhpc.errors import ConfigError, MissingExtraError
+from dlhpc.models.torch_layers import Dropping
+from dlhpc.optimizers import torch_optimizers
+from dlhpc.optimizers.groups import decays, learning_rate_scales
+from dlhpc.optimizers.rules import bind
+from dlhpc.ports import Controls, Metrics, NamedArrays, Preprocessing
+from dlhpc.spec.run import RunSpec
+from dlhpc.weights.init import initial_weights
+from dlhpc.weights.layout import layout
+from dlhpc.weights.state_table import APPLIED, CONSUMED, param_key, slot_key
+from dlhpc.weights.table import param_table
+from dlhpc.weights.verify import verify_state
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class State:
+    """Everything that learning changes."""
+
+    engine: Engine
+    consumed: int
+    """Batches taken from the plan."""
+    applied: int
+    """Updates made."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A batch on the device: inputs [K, b, H, W, C], labels [K, b] int64; counts [K] stay on the host."""
+
+    inputs: Tensor
+    labels: Tensor
+    counts: tuple[int, ...]
+    first_row: int
+
+
+class TorchLearner:
+    """A model in PyTorch that learns in one or several processes."""
+
+    def __init__(self, run: RunSpec) -> None:
+        self._launch = torch_processes.read_launch(os.environ)
+        _refuse_what_torch_cannot_do(run, self._launch.world_size)
+        self._run = run
+        self._table = param_table(run.model)
+        self._layout = layout("torch", self._table)
+        self._slots = bind(run.optimizer).slots
+        self._formats = numbers(run.training.precision)
+        self._device = local_device()
+        self._normalize = Normalize(Preprocessing(run.data.mean, run.data.std), self._formats, self._device)
+        self._engines: list[Engine] = []
+        self._joined = torch_deepspeed.available()
+        if self._joined:
+            torch_processes.join(self._launch, self._device)
+        else:
+            log.warning("DeepSpeed is not installed: training on a plain PyTorch engine, in one process, without ZeRO")
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+        return self._launch.rank
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes that train together."""
+        return self._launch.world_size
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def init(self, seed: int) -> State:
+        """Weights from the seed, zero slots."""
+        return State(self._make_engine(initial_weights(self._table, seed, np.float64), None), 0, 0)
+
+    def restore(self, source: NamedArrays) -> State:
+        """A state from a training snapshot of either framework; IntegrityError when it is not exactly one."""
+        verify_state(self._table, self._slots, source, "the training state")
+        weights = {row.name: source[param_key(row.name)] for row in self._table}
+        slots = {slot: {row.name: source[slot_key(slot, row.name)] for row in self._table} for slot in self._slots}
+        applied = int(source[APPLIED])
+        tensors = {slot: self._to_tensors(arrays) for slot, arrays in slots.items()}
+        return State(self._make_engine(weights, Resume(tensors, applied)), int(source[CONSUMED]), applied)
+
+    def snapshot(self, state: State, what: Literal["model", "training"]) -> NamedArrays:
+        """Owned host copies, the same on every process."""
+        weights = self._to_arrays({place.name: state.engine.parameter(place.name) for place in self._layout.places})
+        if what == "model":
+            return weights
+        arrays = {param_key(name): array for name, array in weights.items()}
+        for slot in self._slots:
+            tensors = {place.name: state.engine.slot(slot, place.name) for place in self._layout.places}
+            arrays |= {slot_key(slot, name): array for name, array in self._to_arrays(tensors).items()}
+        return arrays | {CONSUMED: np.array(state.consumed, np.int64), APPLIED: np.array(state.applied, np.int64)}
+
+    def _make_engine(self, weights: NamedArrays, resume: Resume | None) -> Engine:
+        module = build_model(self._run.model, self._formats.master)
+        load_weights(module, self._run.model, weights)
+        module.to(self._device)
+        optimizer = torch_optimizers.build(self._groups(dict(module.named_parameters())), self._run.optimizer)
+        engine: Engine
+        if self._joined:
+            engine = torch_deepspeed.DeepSpeedEngine(module, optimizer, resume, run=self._run, launch=self._launch)
+        else:
+            engine = PlainEngine(module, optimizer, resume)
+        self._engines.append(engine)
+        return engine
+
+    def _groups(self, parameters: dict[str, torch.nn.Parameter]) -> list[dict[str, Any]]:
+        """One group per pair of learning-rate scale and weight decay, in the table's order."""
+        scales = learning_rate_scales(self._run.optimizer, self._table)
+        decay = decays(self._run.optimizer, self._table)
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for place in self._layout.places:
+            key = (scales[place.canonical], decay[place.canonical])
+            groups.setdefault(key, []).append(parameters[place.name])
+        return [
+            {"params": params, "lr_scale": scale, "weight_decay": weight_decay}
+            for (scale, weight_decay), params in groups.items()
+        ]
+
+    def _to_tensors(self, arrays: NamedArrays) -> dict[str, Tensor]:
+        leaves = self._layout.to_framework(arrays)
+        return {name: torch.tensor(leaf, dtype=self._formats.master) for name, leaf in leaves.items()}
+
+    def _to_arrays(self, tensors: dict[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
+        return self._layout.to_canonical({name: tensor.cpu().numpy() for name, tensor in tensors.items()})
+
+    # -- work ----------------------------------------------------------------------------------------------------
+
+    def place(self, batch: HostBatch) -> Placed:
+        """Copies: the host's arrays may be overwritten afterwards."""
+        inputs = torch.tensor(batch.inputs, device=self._device)
+        labels = torch.tensor(batch.labels, dtype=torch.int64, device=self._device)
+        return Placed(inputs, labels, tuple(int(count) for count in batch.counts), batch.first_row)
+
+    def steps(self, state: State, batch: Placed, controls: Controls) -> tuple[State, Metrics]:
+        """K updates, one after another. Spends `state`."""
+        if not self._run.model.dropout_rate and controls.dropout_rate.any():
+            raise ValueError("a dropout rate was passed to a model whose spec has none (model.dropout_rate is 0)")
+        sums = []
+        for index in range(len(batch.counts)):
+            rate, step = float(controls.dropout_rate[index]), int(controls.step[index])
+            dropping = Dropping(rate, self._run.seed & MASK32, step & MASK32, batch.first_row)
+            state.engine.set_learning_rate(float(controls.learning_rate[index]))
+            sums.append(self._one_step(state.engine, batch, index, dropping))
+            state.consumed, state.applied = state.consumed + 1, state.applied + 1
+        totals = torch.stack(sums)
+        if self.world_size > 1:
+            torch_processes.sum_over_processes(totals)
+        count = torch.tensor(batch.counts, dtype=torch.int32)
+        return state, {"loss": totals[:, 0], "correct": totals[:, 1].to(torch.int32), "count": count}
+
+    def _one_step(self, engine: Engine, batch: Placed, index: int, dropping: Dropping) -> Tensor:
+        """One update; this process's share of [loss, correct]."""
+        parts = self._run.training.gradient_accumulation
+        inputs = batch.inputs[index].chunk(parts)
+        labels = batch.labels[index].chunk(parts)
+        shares = []
+        for part in range(parts):
+            logits = engine(self._normalize(inputs[part]), dropping).to(self._formats.master)
+            loss = loss_sum(logits, labels[part], self._run.training.label_smoothing) / batch.counts[index]
+            engine.descend(loss, last=part == parts - 1)
+            shares.append(torch.stack((loss.detach(), correct_count(logits.detach(), labels[part]))))
+            dropping = replace(dropping, first_row=dropping.first_row + len(labels[part]))
+        return shares[0] if parts == 1 else torch.stack(shares).sum(dim=0)
+
+    @torch.no_grad()
+    def evaluate(self, state: State, batch: Placed) -> Metrics:
+        """loss_sum (without label smoothing), correct, count over the real rows of all processes; no dropout."""
+        inputs, labels = batch.inputs.flatten(0, 1), batch.labels.flatten()
+        logits = state.engine(self._normalize(inputs)).to(self._formats.master)
+        sums = torch.stack((loss_sum(logits, labels, 0.0), correct_count(logits, labels), (labels >= 0).sum()))
+        if self.world_size > 1:
+            torch_processes.sum_over_processes(sums)
+        return {"loss_sum": sums[0], "correct": sums[1].to(torch.int32), "count": sums[2].to(torch.int32)}
+
+    def agree(self, value: int) -> int:
+        """The greatest value that any process passed."""
+        return torch_processes.greatest(value, self._device) if self.world_size > 1 else value
+
+    def close(self) -> None:
+        """Give back engines and, when this was its last user, the process group."""
+        while self._engines:
+            self._engines.pop().close()
+        if self._joined:
+            self._joined = False
+            torch_processes.leave()
+
+
+def _refuse_what_torch_cannot_do(run: RunSpec, world_size: int) -> None:
+    training, stage = run.training, run.distributed.zero_stage
+    if not torch_deepspeed.available() and (world_size > 1 or stage > 0):
+        raise MissingExtraError(f"training in {world_size} process(es) with ZeRO stage {stage}", "deepspeed", "torch")
+    if training.precision == "float64" and stage > 0:
+        raise ConfigError(
+            f"training.precision: float64 with distributed.zero_stage {stage}: ZeRO 1 to 3 keep float32; use stage 0"
+        )
+    if training.batch_size % (training.gradient_accumulation * world_size):
+        raise ConfigError(
+            f"training.batch_size: {training.batch_size} is not a multiple of training.gradient_accumulation "
+            f"{training.gradient_accumulation} x {world_size} process(es)"
+        )

@@ -1,0 +1,42 @@
+"""The PyTorch predictor: canonical weights in, class probabilities out, in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dlhpc.engines.inputs import LARGEST_BATCH, check_inputs
+from dlhpc.engines.torch_network import Normalize, build_model, load_weights, local_device, numbers
+from dlhpc.ports import NamedArrays, Preprocessing
+from dlhpc.spec.model import ModelSpec
+from dlhpc.weights.table import param_table
+from dlhpc.weights.verify import verify_weights
+
+
+class TorchPredictor:
+    """Answers from any number of threads: nothing changes after construction."""
+
+    def __init__(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> None:
+        verify_weights(param_table(model), weights, "the weights")
+        if model.input_shape is None or model.num_classes is None:
+            raise ValueError("a predictor needs a resolved model")
+        self._input_shape, self._classes = model.input_shape, model.num_classes
+        self._device, formats = local_device(), numbers("float32")
+        self._module = build_model(model, formats.master)
+        load_weights(self._module, model, weights)
+        self._module.to(self._device).requires_grad_(False)
+        self._normalize = Normalize(preprocessing, formats, self._device)
+
+    def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Class probabilities (N, classes) for inputs (N, H, W, C) uint8, or floats in 0..1; DataError for others."""
+        inputs = check_inputs(inputs, self._input_shape)
+        probabilities = np.empty((len(inputs), self._classes), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(inputs), LARGEST_BATCH):
+                part = torch.tensor(inputs[start : start + LARGEST_BATCH], device=self._device)
+                answer = self._module(self._normalize(part)).softmax(dim=1)
+                probabilities[start : start + len(part)] = answer.cpu().numpy()
+        return probabilities
