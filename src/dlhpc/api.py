@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dlhpc.backends import load_backend
 from dlhpc.data.batch import HostBatch
-from dlhpc.data.dataset import Dataset
+from dlhpc.data.dataset import Dataset, Part
 from dlhpc.data.pipeline import TrainingBatches, evaluation_batches
 from dlhpc.data.plan import Plan
 from dlhpc.data.sources import open_dataset
@@ -20,11 +20,14 @@ from dlhpc.errors import ConfigError, Interrupted, UsageError
 from dlhpc.ports import Learner
 from dlhpc.registry import store
 from dlhpc.registry.artifact import Artifact, new_artifact
+from dlhpc.spec.data import DataSpec
 from dlhpc.spec.load import load_run, merge
 from dlhpc.spec.run import RunSpec
 from dlhpc.training.callbacks import stop_on_nan
 from dlhpc.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
 from dlhpc.training.environment import differences, environment
+from dlhpc.training.evaluation import EvaluationReport, report
+from dlhpc.training.evaluation_data import Progress, answers, check_fits
 from dlhpc.training.events import Callback
 from dlhpc.training.history import History
 from dlhpc.training.interruption import stop_on_signals
@@ -40,7 +43,7 @@ from dlhpc.training.run_folder import (
     write_run,
 )
 
-__all__ = ["Registry", "Trained", "load_run", "resolve", "train", "train_run"]
+__all__ = ["Registry", "Trained", "evaluate", "load_run", "resolve", "train", "train_run"]
 
 LOG = logging.getLogger(__name__)
 
@@ -106,6 +109,33 @@ def resolve(run: RunSpec, dataset: Dataset) -> RunSpec:
     if wrong:
         raise ConfigError(wrong)
     return merge(run, facts, "the data")
+
+
+def evaluate(
+    ref: str,
+    *,
+    registry: Path | str = "registry",
+    data: DataSpec | None = None,
+    part: Part | Literal["all"] = "test",
+    backend: str | None = None,
+    batch_size: int = 256,
+    progress: Progress = lambda done, total: None,
+) -> EvaluationReport:
+    """Measure a published version on the test part of the data it was trained on, or of other `data`.
+
+    The artifact is verified and predicts in the framework that trained it, or in `backend`. Nothing else in dlhpc
+    reads the test part. Raises DataError when the data's images or classes are not the model's.
+    """
+    artifact = Registry(registry).get(ref)
+    run = artifact.manifest.run
+    dataset = open_dataset(data or run.data, run.model)
+    shape = run.model.input_shape
+    assert shape is not None, "an artifact's run is resolved"
+    check_fits(dataset, artifact.classes, shape)
+    if data is None and dataset.info.fingerprint != artifact.manifest.data_fingerprint:
+        LOG.warning("the data has changed since %s was trained: its training examples may be in the %s part", ref, part)
+    probabilities, labels = answers(artifact.predictor(backend), dataset, part, batch_size, progress)
+    return report(probabilities, labels, artifact.classes)
 
 
 def _checkpoint(resume: Path) -> Checkpoint:

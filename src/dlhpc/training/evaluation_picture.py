@@ -33,7 +33,8 @@ def draw(report: EvaluationReport, path: Path, *, title: str) -> None:
     _confidences(figure.add_subplot(grid[1, 1], sharex=reliability), report)
     low, high = report.interval
     figure.suptitle(
-        f"{_literal(title)}\naccuracy {report.accuracy:.2%}  (95% interval {low:.2%} to {high:.2%}, {report.count:,} examples)",
+        f"{_literal(title)}\n"
+        f"accuracy {report.accuracy:.2%}  (95% interval {low:.2%} to {high:.2%}, {report.count:,} examples)",
         fontsize=14,
         color=_INK,
         linespacing=1.5,
