@@ -33,12 +33,18 @@ class Spec(BaseModel):
 
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys, no spaces and no NaN: one byte string for one value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+    ).encode()
 
 
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+MAX_INT = 2**31 - 1
+"""Larger counts are slips of the keyboard, and would overflow somewhere later."""
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,127}$"
+
+PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_INT, strict=True)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from dlhpc.spec.base import Spec
+from dlhpc.spec.base import MAX_INT, NAME_PATTERN, Spec
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,8 @@ def describe(schema: Mapping[str, Any], *, plural: bool = False) -> str:
             return "null"
     if schema.get("format") == "path":
         return "paths" if plural else "a path"
+    if schema.get("pattern") == NAME_PATTERN:
+        return "a name of lower-case letters, digits, '.', '_' and '-'"
     noun = "texts" if plural else "a text"
     return f"{noun} matching {schema['pattern']}" if "pattern" in schema else noun
 
@@ -172,7 +174,7 @@ def _describe_list(schema: Mapping[str, Any], *, plural: bool) -> str:
 
 def _range(schema: Mapping[str, Any]) -> str:
     bounds = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
-    parts = [f"{sign} {_number(schema[key])}" for key, sign in bounds if key in schema]
+    parts = [f"{sign} {_number(schema[key])}" for key, sign in bounds if schema.get(key, MAX_INT) != MAX_INT]
     return " " + " and ".join(parts) if parts else ""
 
 

@@ -27,7 +27,7 @@ class Form:
     prefix: str
     """Of environment variables: `DLHPC_TRAINING__LEARNING_RATE` is `training.learning_rate`."""
     foreign: tuple[str, ...]
-    """Prefixes of variables that belong to other forms."""
+    """Prefixes of variables that belong to other forms; a form without any owns all variables of its prefix."""
     file_keys: Mapping[str, tuple[str, ...]]
     """Dotted section -> keys that a file may have there beside the spec's own."""
     to_spec: Callable[[Node, Problems], Node]
@@ -150,7 +150,7 @@ def _environment(form: Form, environ: Mapping[str, str], problems: Problems) -> 
             continue
         path = name.removeprefix(form.prefix).lower().split("__")
         place = Place(f"environment {name}", source=environ[name] or " ", layer=ENVIRONMENT_LAYER)
-        if len(path) == 1 and path[0] not in fields(form.root):
+        if form.foreign and len(path) == 1 and path[0] not in fields(form.root):
             near = difflib.get_close_matches(path[0], fields(form.root), n=1, cutoff=0.8)
             if near:
                 problems.add(place, "", f"unknown variable; did you mean {form.prefix}{near[0].upper()}?")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +18,22 @@ from dlhpc.spec.kinds import Choice, Section, fields, show
 from dlhpc.spec.layers import Form, layers, overlay
 from dlhpc.spec.load_yaml import load_mapping
 from dlhpc.spec.run import MODEL_NAMES, RunSpec
+from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.suggest import closest
 from dlhpc.spec.support import conflicts
 from dlhpc.spec.tree import REFUSED, Entry, Node, Place, Problems, nest, node_of
 
-__all__ = ["RUN", "Loaded", "file_form", "load_mapping", "load_run", "merge", "trace"]
+__all__ = [
+    "RUN",
+    "SERVING",
+    "Loaded",
+    "file_form",
+    "load_mapping",
+    "load_run",
+    "load_serving",
+    "merge",
+    "trace",
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,14 @@ def load_run(
     """
     run: RunSpec = trace(RUN, path, overrides=overrides, environ=environ).spec
     return run
+
+
+def load_serving(
+    path: Path | None, *, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> ServingSpec:
+    """As load_run, for a server; its environment variables begin with DLHPC_SERVING__."""
+    serving: ServingSpec = trace(SERVING, path, overrides=overrides, environ=environ).spec
+    return serving
 
 
 def trace(
@@ -90,12 +109,24 @@ def explicit(spec: Spec) -> dict[str, Any]:
     return said
 
 
-def file_form(run: RunSpec) -> dict[str, Any]:
-    """The run as a file writes it, every default written out, as JSON values."""
-    canonical = run.canonical()
-    del canonical["backend"]
-    model = {key: value for key, value in canonical["model"].items() if key != "architecture"}
-    return canonical | {"model": {"name": run.model_name} | model}
+def file_form(spec: Spec) -> dict[str, Any]:
+    """The spec as a file writes it, every default written out, as JSON values; what chooses the rest comes first."""
+    written = _tags_first(spec, spec.canonical())
+    if not isinstance(spec, RunSpec):
+        return written
+    del written["backend"]
+    del written["model"]["architecture"]
+    return written | {"model": {"name": spec.model_name} | written["model"]}
+
+
+def _tags_first(spec: Spec, canonical: dict[str, Any]) -> dict[str, Any]:
+    ordered = canonical
+    for name, kind in fields(type(spec)).items():
+        value = getattr(spec, name)
+        if isinstance(value, Spec):
+            inner = _tags_first(value, canonical[name])
+            ordered[name] = {kind.tag: inner[kind.tag]} | inner if isinstance(kind, Choice) else inner
+    return ordered
 
 
 def _build(form: Form, node: Node, problems: Problems) -> Loaded:
@@ -104,7 +135,9 @@ def _build(form: Form, node: Node, problems: Problems) -> Loaded:
     if spec is not BAD:
         for keys, text in form.conflicts(spec):
             if not any(_touches(bad, key) for bad in builder.bad for key in keys):
-                key = next((key for key in keys if key in builder.places), keys[0])
+                # Told where the user spoke last; in one file, at the first of the rule's keys.
+                said = [key for key in keys if key in builder.places]
+                key = max(said, key=lambda key: builder.places[key].layer, default=keys[0])
                 problems.add(builder.places.get(key, node.place), key, text)
     problems.raise_any()
     return Loaded(spec, builder.places)
@@ -140,7 +173,8 @@ def _run_to_spec(node: Node, problems: Problems) -> Node:
             came = show(other.node.plain())
             text = f"{came} came, but model.name {name.node.value} says {value!r}; keep one of the two"
             problems.add(other.node.place, f"model.{key}" if key == "architecture" else key, text)
-        where[key] = Entry(name.place, Node(value, name.node.place))
+        place = replace(name.node.place, written="model.name")
+        where[key] = Entry(place, Node(value, place))
     outer["model"] = Entry(model.place, Node(inner, model.node.place))
     return Node(outer, node.place)
 
@@ -154,3 +188,13 @@ RUN: Final = Form(
     conflicts=conflicts,
 )
 """How a training run is written."""
+
+SERVING: Final = Form(
+    root=ServingSpec,
+    prefix="DLHPC_SERVING__",
+    foreign=(),
+    file_keys={"": ("extends",)},
+    to_spec=lambda node, _: node,
+    conflicts=lambda _: (),
+)
+"""How a server is written."""

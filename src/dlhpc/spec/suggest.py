@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from dlhpc.spec.base import Spec
+from dlhpc.spec.base import MAX_INT, NAME_PATTERN, Spec
 from dlhpc.spec.kinds import Choice, Section, child, fields, options
 
 OTHER_NAMES: Final = {
@@ -60,6 +61,8 @@ def key_hint(
 
     `extra` are keys that a file may have there beside the spec's.
     """
+    if ":" in key:
+        return "YAML wants a space after the colon"
     homes = [".".join((*p, key)) for p, _ in places(root, key) if p != path]
     if isinstance(kind, Choice):
         owners = [tag for tag, other in kind.options.items() if key in fields(other)]
@@ -100,19 +103,24 @@ def places(
 
 def value_hint(value: Any, schema: dict[str, Any]) -> str | None:
     """What to write instead of a wrong value, when that can be guessed."""
-    types = {option.get("type") for option in schema.get("anyOf", [schema])}
-    choices = [
-        c for option in schema.get("anyOf", [schema]) for c in option.get("enum", [option.get("const")])
-    ]
+    alternatives = schema.get("anyOf", [schema])
+    types = {option.get("type") for option in alternatives}
+    choices = [c for option in alternatives for c in option.get("enum", [option.get("const")])]
     if isinstance(value, str):
-        texts = [c for c in choices if isinstance(c, str)]
-        near = closest(value, texts)
+        near = closest(value, [c for c in choices if isinstance(c, str)])
         if near is not None:
             return f"did you mean {near!r}?"
+        if any(option.get("pattern") == NAME_PATTERN for option in alternatives):
+            slug = re.sub(r"[^a-z0-9._-]+", "-", value.lower()).strip("-._")
+            return f"did you mean {slug!r}?" if re.fullmatch(NAME_PATTERN, slug) else None
+        if "array" in types:
+            return f"a list stands in brackets: [{', '.join(value.split(','))}]" if "," in value else None
         if "boolean" in types and value.lower() in YES_NO:
             return f"YAML 1.2 knows only true and false; did you mean {YES_NO[value.lower()]}?"
         if types & {"integer", "number"}:
             return _number_hint(value, whole="number" not in types)
+    if isinstance(value, int) and value > MAX_INT and "integer" in types:
+        return f"the greatest is {MAX_INT}"
     if isinstance(value, float) and "integer" in types and value.is_integer():
         return f"did you mean {int(value)}?"
     if isinstance(value, int | float) and "array" in types and not isinstance(value, bool):

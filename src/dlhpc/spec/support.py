@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dlhpc.spec.data import DigitsSpec, ImageFolderSpec, SyntheticSpec
+from dlhpc.spec.distributed import DistributedSpec
 from dlhpc.spec.model import CNNSpec, MLPSpec
 from dlhpc.spec.run import RunSpec
 
@@ -40,6 +41,13 @@ def _zero_keeps_float32(run: RunSpec) -> str | None:
     if run.distributed.zero_stage == 0 or run.training.precision != "float64":
         return None
     return "float64 came with a ZeRO stage, expected float32 or bfloat16: ZeRO keeps its master weights in float32"
+
+
+def _threshold_is_stage_3(run: RunSpec) -> str | None:
+    threshold, stage = run.distributed.persistence_threshold, run.distributed.zero_stage
+    if stage == 3 or threshold == DistributedSpec.model_fields["persistence_threshold"].default:
+        return None
+    return f"{threshold} came with ZeRO stage {stage}, expected it left out: only stage 3 keeps parameters whole"
 
 
 def _parts_are_equal(run: RunSpec) -> str | None:
@@ -123,6 +131,11 @@ RULES: Final = (
         ("training.precision", "distributed.zero_stage"),
         "`training.precision: float64` needs `distributed.zero_stage: 0`.",
         _zero_keeps_float32,
+    ),
+    Rule(
+        ("distributed.persistence_threshold", "distributed.zero_stage"),
+        "`distributed.persistence_threshold` needs `distributed.zero_stage: 3`.",
+        _threshold_is_stage_3,
     ),
     Rule(
         ("training.gradient_accumulation", "training.batch_size"),

@@ -34,12 +34,15 @@ class Place:
     """The whole source line."""
     layer: int = 0
     """Rank of precedence: problems are listed in this order, then by line."""
+    written: str = ""
+    """The key as the user wrote it, where that is not the spec's own (`model.name` for `backend`)."""
 
     def __str__(self) -> str:
         return self.origin if self.line is None else f"{self.origin}:{self.line}:{self.column}"
 
     def problem(self, key: str, text: str) -> str:
         """`file:line:col: key: text`, with the source line and a caret below when there is one."""
+        key = self.written or key
         head = f"{self}: {key}: {text}" if key else f"{self}: {text}"
         return head if self.line is None or not self.source.strip() else f"{head}\n{self._excerpt()}"
 
