@@ -1,0 +1,38 @@
+"""A verified copy of a version as ordinary files."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from pathlib import Path
+
+from dlhpc.errors import ConflictError, DlhpcError
+from dlhpc.files import write_atomic
+from dlhpc.registry.manifest import sha256
+from dlhpc.registry.store import Registry
+
+MANIFEST_FILE = "manifest.json"
+SUMS_FILE = "SHA256SUMS"
+
+
+def export(registry: Registry, ref: str, folder: Path) -> str:
+    """Write a version's files, its manifest, and their SHA256SUMS to a new or empty folder; its digest.
+
+    The folder appears whole or not at all; `sha256sum -c SHA256SUMS` checks it later. Raises ConflictError when
+    something is there already, and whatever Registry.read raises.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConflictError(f"{folder}: exists and is not an empty folder: name another with --out")
+    manifest_bytes, files = registry.read(ref)
+    contents = {**files, MANIFEST_FILE: manifest_bytes}
+    sums = "".join(f"{sha256(content)}  {name}\n" for name, content in sorted(contents.items()))
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        for name, content in {**contents, SUMS_FILE: sums.encode()}.items():
+            write_atomic(aside / name, content)
+        aside.replace(folder)
+    except OSError as error:
+        raise DlhpcError(f"{folder}: cannot be written: {error.strerror} ({error.filename})") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return sha256(manifest_bytes)
