@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -59,8 +59,15 @@ class PartedDataset:
         _check_labels(labels, len(self._info.classes))
         return self._source.inputs(rows), labels.astype(np.int32)
 
+    def class_counts(self, part: Literal["train", "validation"]) -> npt.NDArray[np.int64]:
+        """Examples of each class in a part. The test's labels are not there to be counted."""
+        return self._counts(part, len(self._info.classes))
+
+    def _counts(self, part: Part, num_classes: int) -> npt.NDArray[np.int64]:
+        return np.bincount(self._source.labels(self._rows[part]), minlength=num_classes)
+
     def _warn_of_untrained(self, classes: tuple[str, ...]) -> None:
-        counts = np.bincount(self._source.labels(self._rows["train"]), minlength=len(classes))
+        counts = self._counts("train", len(classes))
         untrained = [classes[label] for label in np.flatnonzero(counts == 0)]
         if untrained:
             shown = ", ".join(untrained[:5]) + (", ..." if len(untrained) > 5 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import assert_never
 
 from dlhpc.data.parted import PartedDataset
@@ -10,7 +11,7 @@ from dlhpc.data.sources.arrays import open_arrays
 from dlhpc.data.sources.digits import open_digits
 from dlhpc.data.sources.image_folder import open_image_folder
 from dlhpc.data.sources.synthetic import open_synthetic
-from dlhpc.errors import ConfigError
+from dlhpc.errors import ConfigError, DataError, NotFoundError
 from dlhpc.spec.data import ArraysSpec, DataSpec, DigitsSpec, ImageFolderSpec, SyntheticSpec
 from dlhpc.spec.model import ModelSpec
 
@@ -31,6 +32,23 @@ def open_dataset(spec: DataSpec, model: ModelSpec) -> PartedDataset:
                 "give one value, or one per channel"
             )
     return dataset
+
+
+def section_for(path: Path) -> dict[str, str]:
+    """The `data` section, in a run, of what lies at a path: a folder of images, or an .npz file.
+
+    The path is made absolute, so that the run can be repeated from another folder. Raises NotFoundError when
+    nothing is there, DataError for another file.
+    """
+    if not path.exists():
+        raise NotFoundError(f"{path}: no such file or folder; expected a folder of images, or an .npz file")
+    if path.is_dir():
+        source = "image_folder"
+    elif path.suffix == ".npz":
+        source = "arrays"
+    else:
+        raise DataError(f"{path}: expected a folder with one sub-folder of images per class, or an .npz file")
+    return {"source": source, "path": str(path.absolute())}
 
 
 def _open_source(spec: DataSpec, model: ModelSpec) -> Source:
