@@ -27,14 +27,19 @@ def nothing_happens_at_import(modules: list[Module]) -> list[str]:
 
 
 def _effects(module: Module) -> Iterator[str]:
-    for node in _executed_at_import(module.tree.body):
+    body = [statement for statement in module.tree.body if not _is_main_guard(statement)]
+    for node in _executed_at_import(body):
         # A reference such as `clock=time.monotonic` is no effect; reading the environment needs no call to be one.
         text = _dotted(node.func) if isinstance(node, ast.Call) else _dotted(node)
         if EFFECTS.match(text) if isinstance(node, ast.Call) else text == "os.environ":
             yield f"{module.file}:{getattr(node, 'lineno', 0)}: {text} runs at import"
-    for statement in _statements(module.tree.body):
+    for statement in _statements(body):
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
             yield f"{module.file}:{statement.lineno}: {ast.unparse(statement)[:60]} runs at import for its effect"
+
+
+def _is_main_guard(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "__name__ == '__main__'"
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

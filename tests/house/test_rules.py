@@ -124,13 +124,26 @@ VIOLATIONS: list[tuple[Rule, dict[str, str], str]] = [
             "START = time.time()",
         )
     ],
-    (twins_stand_side_by_side, {"models/flax_a.py": ""}, "no torch_a.py"),
-    (twins_stand_side_by_side, {"models/torch_a.py": ""}, "no flax twin"),
     (
         twins_stand_side_by_side,
-        {"models/flax_a.py": "class FlaxA:\n    x = 1", "models/torch_deepspeed_a.py": "def build(): return 1"},
-        "other public names than torch_deepspeed_a.py: A, build",
+        {"models/flax_a.py": "class FlaxA:\n    x = 1", "engines/flax_b.py": "from dlhpc.models.flax_a import FlaxA"},
+        "no torch_a.py beside it",
     ),
+    (
+        twins_stand_side_by_side,
+        {"models/torch_a.py": "", "engines/torch_b.py": "import dlhpc.models.torch_a"},
+        "no flax_a.py",
+    ),
+    (
+        twins_stand_side_by_side,
+        {
+            "models/flax_a.py": "class FlaxA:\n    x = 1",
+            "models/torch_deepspeed_a.py": "class TorchDeepSpeedB:\n    x = 1",
+            "engines/flax_b.py": "from dlhpc.models import flax_a\nflax_a.FlaxA",
+        },
+        "torch_deepspeed_a.py: lacks what its twin offers: A",
+    ),
+    (twins_stand_side_by_side, {"engines/flax_backend.py": "BACKEND = 1", "engines/torch_backend.py": ""}, "BACKEND"),
 ]
 
 
@@ -171,6 +184,11 @@ LAWFUL: list[tuple[Rule, dict[str, str]]] = [
     ),
     (rules.nobody_imports_an_engine_by_name, {"engines/flax_a.py": "from dlhpc.models import flax_mlp"}),
     (rules.nothing_is_unfinished, {"ports.py": "class P(Protocol):\n    def f(self):\n        ..."}),
+    (
+        twins_stand_side_by_side,
+        {"engines/torch_launch.py": "", "engines/torch_b.py": "import dlhpc.engines.torch_launch"},
+    ),
+    (nothing_happens_at_import, {"cli/a.py": "if __name__ == '__main__':\n    sys.exit(main())"}),
     (nothing_happens_at_import, {"data/a.py": "def f(clock=time.monotonic):\n    return clock()"}),
     (nothing_happens_at_import, {"data/a.py": "import os\ndef f():\n    return os.environ['X']\nX = frozenset({1})"}),
 ]

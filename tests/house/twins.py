@@ -1,38 +1,79 @@
-"""The rule that what exists for Flax exists for PyTorch, under the same names."""
+"""The rule that what exists for Flax exists for PyTorch, under the same names.
+
+It holds for what other packages reach: a file that only its own package imports may be one framework's own affair.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import defaultdict
 
-from tests.house.source import Module, public_definitions
+from tests.house.source import PACKAGE, Module, imports
 
-TORCH_NAMES = ("torch_{}", "torch_deepspeed_{}")
+FILES = re.compile(r"^(flax|torch_deepspeed|torch)_(.+)$")
 FRAMEWORK = re.compile(r"^(Flax|TorchDeepSpeed|Torch|flax_|torch_deepspeed_|torch_)")
+REACHED_BY_COMPUTED_NAME = {"engines/flax_backend.py": "BACKEND", "engines/torch_backend.py": "BACKEND"}
 
 
 def twins_stand_side_by_side(modules: list[Module]) -> list[str]:
-    """flax_X.py and torch_X.py (or torch_deepspeed_X.py) in one folder, with the same public names."""
-    by_path = {module.path: module for module in modules}
-    violations, paired = [], set()
+    """flax_X.py and torch_X.py (or torch_deepspeed_X.py) in one folder define what other packages import of either."""
+    twins: dict[tuple[str, str], dict[str, Module]] = defaultdict(dict)
     for module in modules:
-        if not module.stem.startswith("flax_"):
-            continue
-        topic = module.stem.removeprefix("flax_")
-        twins = [module.path.with_name(f"{name.format(topic)}.py") for name in TORCH_NAMES]
-        twin = next((by_path[path] for path in twins if path in by_path), None)
-        if twin is None:
-            violations.append(f"{module.file}: no {twins[0].name} beside it")
-            continue
-        paired.add(twin.path)
-        mine, its = _names(module), _names(twin)
-        if mine != its:
-            only = ", ".join(sorted(mine ^ its))
-            violations.append(f"{module.file}: other public names than {twin.path.name}: {only}")
-    for module in modules:
-        if module.stem.startswith("torch_") and module.path not in paired:
-            violations.append(f"{module.file}: no flax twin beside it")
+        if fits := FILES.match(module.stem):
+            framework, topic = fits.groups()
+            twins[module.name.rpartition(".")[0], topic][framework.partition("_")[0]] = module
+    reached = _reached_names(modules)
+    violations = []
+    for (package, topic), pair in sorted(twins.items()):
+        wanted = set().union(*(reached.get(module.name, set()) for module in pair.values()))
+        is_main_road = any(module.name in reached for module in pair.values())
+        for framework in ("flax", "torch"):
+            if not is_main_road:
+                continue
+            if framework not in pair:
+                violations.append(
+                    f"{next(iter(pair.values())).file}: {package} has no {framework}_{topic}.py beside it"
+                )
+            elif missing := wanted - _defined(pair[framework]):
+                violations.append(f"{pair[framework].file}: lacks what its twin offers: {', '.join(sorted(missing))}")
     return violations
 
 
-def _names(module: Module) -> set[str]:
-    return {FRAMEWORK.sub("", node.name) for node in public_definitions(module)}
+def _reached_names(modules: list[Module]) -> dict[str, set[str]]:
+    """Framework module -> its names, without the framework's prefix, that modules of other packages use."""
+    known = {module.name for module in modules}
+    reached: dict[str, set[str]] = defaultdict(set)
+    for module in modules:
+        if names := REACHED_BY_COMPUTED_NAME.get(module.file.removeprefix(f"{PACKAGE}/")):
+            reached[module.name].add(names)
+        for found in imports(module, known):
+            if not FILES.match(found.target.rpartition(".")[2]) or found.target not in known:
+                continue
+            if found.target.rpartition(".")[0] != module.name.rpartition(".")[0]:
+                reached[found.target] |= {FRAMEWORK.sub("", name) for name in _used(module, found.target)}
+    return reached
+
+
+def _used(importer: Module, target: str) -> set[str]:
+    """Names of `target` that the importer imports or takes as attributes."""
+    package, _, stem = target.rpartition(".")
+    used = set()
+    for node in ast.walk(importer.tree):
+        match node:
+            case ast.ImportFrom(module=source, names=names) if source == target:
+                used |= {alias.name for alias in names}
+            case ast.Attribute(value=ast.Name(id=name), attr=attr) if name == stem:
+                used.add(attr)
+    return used
+
+
+def _defined(module: Module) -> set[str]:
+    defined = set()
+    for node in module.tree.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                defined.add(name)
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                defined.add(name)
+    return {FRAMEWORK.sub("", name) for name in defined}

@@ -128,3 +128,7 @@ def _output_closed() -> int:
 def _say(*lines: str) -> None:
     for line in lines:
         click.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

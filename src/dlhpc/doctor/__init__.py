@@ -1,0 +1,1 @@
+"""Checks of the machine: what is wrong, and how to mend it."""
