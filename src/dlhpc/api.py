@@ -132,7 +132,12 @@ def evaluate(
     shape = run.model.input_shape
     assert shape is not None, "an artifact's run is resolved"
     check_fits(dataset, artifact.classes, shape)
-    if data is None and dataset.info.fingerprint != artifact.manifest.data_fingerprint:
+    same = dataset.info.fingerprint == artifact.manifest.data_fingerprint
+    if part == "all" and (same or data is None):
+        raise UsageError(
+            f"all parts together hold what {ref} has learnt from: choose the test part, or give other data"
+        )
+    if data is None and not same:
         LOG.warning("the data has changed since %s was trained: its training examples may be in the %s part", ref, part)
     probabilities, labels = answers(artifact.predictor(backend), dataset, part, batch_size, progress)
     return report(probabilities, labels, artifact.classes)
