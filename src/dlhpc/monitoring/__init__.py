@@ -1,0 +1,1 @@
+"""Monitoring: what a running system tells about itself."""

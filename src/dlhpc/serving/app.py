@@ -1,0 +1,107 @@
+"""The ASGI application: finds the handler of a path, turns refusals and faults into problem documents, counts all."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from dlhpc.serving.exchange import ClientGone, Handler, Receive, Refusal, Reply, Request
+from dlhpc.spec.wire import REQUEST_ID
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Observe = Callable[[str, int, float], None]
+"""Told of every answer: route (empty for unknown paths), status, seconds."""
+
+_REQUEST_ID: Final = REQUEST_ID.encode()
+_SANE_ID: Final = re.compile(rb"[!-~]{1,128}")
+_CLIENT_GONE: Final = 499
+_log = logging.getLogger(__name__)
+
+
+class App:
+    """Routes as an ASGI application.
+
+    `routes` maps path -> method -> handler. With `sends_request_id` every reply has an x-request-id header; Ray Serve
+    adds it itself, and twice would be wrong.
+    """
+
+    def __init__(
+        self, routes: Mapping[str, Mapping[str, Handler]], observe: Observe, *, sends_request_id: bool = True
+    ) -> None:
+        self._routes = routes
+        self._observe = observe
+        self._sends_request_id = sends_request_id
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """One ASGI connection: an HTTP request, or the server's lifespan."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        started = time.perf_counter()
+        request = Request(scope["method"], scope["path"], scope["headers"], receive, "")
+        request.id = _request_id(request)
+        route = request.path if request.path in self._routes else ""
+        status = _CLIENT_GONE
+        try:
+            reply = await self._answer(request)
+            await self._send(request, reply, send)
+            status = reply.status
+        except ClientGone:
+            pass
+        finally:  # a server that cancels the call of a client who left is told of as well
+            self._observe(route, status, time.perf_counter() - started)
+
+    async def _answer(self, request: Request) -> Reply:
+        try:
+            return await self._handler(request)(request)
+        except Refusal as refusal:
+            return refusal.reply(request.id)
+        except ClientGone:
+            raise
+        except Exception:
+            _log.exception("request %s: %s %s failed", request.id, request.method, request.path)
+            fault = Refusal("internal_error", "this is a fault of the server; its log has the request's id")
+            return fault.reply(request.id)
+
+    def _handler(self, request: Request) -> Handler:
+        methods = self._routes.get(request.path)
+        if methods is None:
+            raise Refusal("not_found", f"{request.path!r} is not served; there are: {', '.join(self._routes)}")
+        handler = methods.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = ", ".join(methods)
+            raise Refusal(
+                "method_not_allowed",
+                f"{request.path} takes {allowed}, not {request.method}",
+                headers=((b"allow", allowed.encode()),),
+            )
+        return handler
+
+    async def _send(self, request: Request, reply: Reply, send: Send) -> None:
+        headers = [
+            (b"content-type", reply.content_type),
+            (b"content-length", b"%d" % len(reply.body)),
+            *reply.headers,
+        ]
+        if self._sends_request_id:
+            headers.append((_REQUEST_ID, request.id.encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else reply.body})
+
+
+def _request_id(request: Request) -> str:
+    """The client's x-request-id when it is sane enough to be logged and sent back, or a new one."""
+    given = request.header(_REQUEST_ID)
+    return given.decode("ascii") if given is not None and _SANE_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,183 @@
+"""What travels between client and server: request, reply and error bodies, one definition for both sides.
+
+Errors are problem documents (RFC 9457) with two members more: `code`, a stable word to act upon, and `request_id`,
+which the server's log names too.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROBLEM_TYPE: Final = "application/problem+json"
+REQUEST_ID: Final = "x-request-id"
+HOW_TO_SEND: Final = (
+    "send the bytes of a PNG, JPEG, GIF, BMP or WebP file as base64, as `base64 -w0 FILE` prints them: "
+    "echo '{\"image\": \"'$(base64 -w0 FILE)'\"}' | curl -H 'Content-Type: application/json' -d @- URL"
+)
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, populate_by_name=True)
+
+
+class PredictRequest(_Body):
+    """One image to classify."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str = Field(min_length=1)
+    """Bytes of an image file as base64, or a data URL of them (`data:image/png;base64,...`)."""
+
+
+class PredictReply(_Body):
+    """What the model makes of an image."""
+
+    index: int = Field(alias="class")
+    """Number of the most probable class."""
+    label: str
+    """Its name."""
+    probabilities: dict[str, float]
+    """Probability of each class by its name, in the classes' order, rounded to seven decimals."""
+    model: str
+    """The version that answered, as `name:number`."""
+    digest: str
+    """The same as `sha256:<hex>`, which names its every bit."""
+    request_id: str
+    """The request's x-request-id, or one made for it."""
+
+
+class ModelInfo(_Body):
+    """A model that is being served."""
+
+    name: str
+    """`name:number`."""
+    digest: str
+    """`sha256:<hex>`."""
+    backend: str
+    """Framework that computes."""
+    classes: tuple[str, ...]
+    """Name of each class, in order."""
+    input_shape: tuple[int, int, int]
+    """[height, width, channels] that images are resized to."""
+
+
+class HealthReply(_Body):
+    """How a server, or one replica of it, is doing."""
+
+    status: str
+    """`ready`, `starting`, `draining`, `overloaded` or `unavailable`."""
+    replicas: int
+    """Replicas that answer."""
+    in_flight: int
+    """Predictions being worked on."""
+    uptime_s: float
+    """Seconds since the start."""
+    models: tuple[ModelInfo, ...]
+    """What is served."""
+
+
+class FieldError(_Body):
+    """One thing that is wrong with a request's body."""
+
+    field: str
+    """Where, as a dotted path; empty for the whole body."""
+    message: str
+    """What."""
+
+
+class Problem(_Body):
+    """Why a request was not answered as asked (RFC 9457)."""
+
+    type: str
+    """`urn:dlhpc:problem:<code>`."""
+    title: str
+    """The code in words, always the same for a code."""
+    status: int
+    """The HTTP status."""
+    detail: str
+    """What happened to this request, and what to do."""
+    code: str
+    """One of PROBLEMS, for programs."""
+    request_id: str
+    """The request's x-request-id, or one made for it."""
+    errors: tuple[FieldError, ...] = ()
+    """Every fault of the body, where there may be several."""
+
+
+class Kind(NamedTuple):
+    """What all problems of one code share."""
+
+    status: int
+    title: str
+
+
+PROBLEMS: Final[dict[str, Kind]] = {
+    "bad_json": Kind(400, "The body is not JSON"),
+    "not_found": Kind(404, "There is nothing at this path"),
+    "method_not_allowed": Kind(405, "This path does not take this method"),
+    "request_timeout": Kind(408, "The request took too long to arrive"),
+    "body_too_large": Kind(413, "The body is too large"),
+    "image_too_large": Kind(413, "The image has too many pixels"),
+    "unsupported_media_type": Kind(415, "The body's type is not understood"),
+    "invalid_request": Kind(422, "The body is not a prediction request"),
+    "bad_base64": Kind(422, "The image is not base64"),
+    "bad_image": Kind(422, "The image cannot be read"),
+    "internal_error": Kind(500, "The server failed"),
+    "prediction_failed": Kind(500, "The model failed on this input"),
+    "bad_gateway": Kind(502, "The replica went away"),
+    "overloaded": Kind(503, "The server has too much to do"),
+    "draining": Kind(503, "The server is stopping"),
+    "unavailable": Kind(503, "The server cannot answer now"),
+    "deadline_exceeded": Kind(504, "The answer took too long"),
+}
+"""Every code, with its HTTP status and title."""
+
+
+def problem(code: str, detail: str, request_id: str, errors: tuple[FieldError, ...] = ()) -> Problem:
+    """The problem document of a code in PROBLEMS."""
+    kind = PROBLEMS[code]
+    return Problem(
+        type=f"urn:dlhpc:problem:{code}",
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        errors=errors,
+    )
+
+
+def encode_image(content: bytes) -> str:
+    """An image file's bytes as PredictRequest.image."""
+    return base64.b64encode(content).decode("ascii")
+
+
+def decode_image_text(text: str) -> bytes:
+    """The bytes of PredictRequest.image: base64, bare or as a data URL; line breaks are fine.
+
+    Raises ValueError, which says what is wrong and what to send.
+    """
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise ValueError(f"a data URL must be 'data:image/...;base64,<base64>'; {HOW_TO_SEND}")
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # line breaks, or worse
+        text = "".join(text.split())
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
+        raise ValueError(f"not base64 ({_first_fault(text) or str(error).lower()}); {HOW_TO_SEND}") from error
+
+
+def _first_fault(text: str) -> str:
+    alphabet = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
+    for position, character in enumerate(text):
+        if character not in alphabet:
+            return f"character {character!r} at position {position}"
+    return ""
