@@ -143,6 +143,15 @@ VIOLATIONS: list[tuple[Rule, dict[str, str], str]] = [
         },
         "torch_deepspeed_a.py: lacks what its twin offers: A",
     ),
+    (
+        twins_stand_side_by_side,
+        {
+            "data/flax_t.py": "def build(): return 1",
+            "data/torch_t.py": "def make(): return 1",
+            "api.py": "from dlhpc.data.flax_t import build",
+        },
+        "torch_t.py: lacks what its twin offers: build",
+    ),
     (twins_stand_side_by_side, {"engines/flax_backend.py": "BACKEND = 1", "engines/torch_backend.py": ""}, "BACKEND"),
 ]
 

@@ -1,6 +1,7 @@
 """The rule that what exists for Flax exists for PyTorch, under the same names.
 
-It holds for what other packages reach: a file that only its own package imports may be one framework's own affair.
+A file that only its own package imports may be one framework's own affair. Of the others each must have its twin;
+models define the same public names, and both twins define what framework-neutral code takes from either.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import ast
 import re
 from collections import defaultdict
 
-from tests.house.source import PACKAGE, Module, imports
+from tests.house.source import PACKAGE, Module, imports, public_definitions
 
 FILES = re.compile(r"^(flax|torch_deepspeed|torch)_(.+)$")
 FRAMEWORK = re.compile(r"^(Flax|TorchDeepSpeed|Torch|flax_|torch_deepspeed_|torch_)")
@@ -17,7 +18,7 @@ REACHED_BY_COMPUTED_NAME = {"engines/flax_backend.py": "BACKEND", "engines/torch
 
 
 def twins_stand_side_by_side(modules: list[Module]) -> list[str]:
-    """flax_X.py and torch_X.py (or torch_deepspeed_X.py) in one folder define what other packages import of either."""
+    """flax_X.py and torch_X.py (or torch_deepspeed_X.py) stand in one folder and offer the same."""
     twins: dict[tuple[str, str], dict[str, Module]] = defaultdict(dict)
     for module in modules:
         if fits := FILES.match(module.stem):
@@ -26,11 +27,12 @@ def twins_stand_side_by_side(modules: list[Module]) -> list[str]:
     reached = _reached_names(modules)
     violations = []
     for (package, topic), pair in sorted(twins.items()):
-        wanted = set().union(*(reached.get(module.name, set()) for module in pair.values()))
-        is_main_road = any(module.name in reached for module in pair.values())
+        if not any(module.name in reached for module in pair.values()):
+            continue
+        wanted = {name for module in pair.values() for name in reached[module.name]}
+        if package == f"{PACKAGE}.models":
+            wanted |= {name for module in pair.values() for name in _public(module)}
         for framework in ("flax", "torch"):
-            if not is_main_road:
-                continue
             if framework not in pair:
                 violations.append(
                     f"{next(iter(pair.values())).file}: {package} has no {framework}_{topic}.py beside it"
@@ -41,7 +43,7 @@ def twins_stand_side_by_side(modules: list[Module]) -> list[str]:
 
 
 def _reached_names(modules: list[Module]) -> dict[str, set[str]]:
-    """Framework module -> its names, without the framework's prefix, that modules of other packages use."""
+    """Framework module that other packages import -> its names that are used by files of no framework."""
     known = {module.name for module in modules}
     reached: dict[str, set[str]] = defaultdict(set)
     for module in modules:
@@ -51,13 +53,14 @@ def _reached_names(modules: list[Module]) -> dict[str, set[str]]:
             if not FILES.match(found.target.rpartition(".")[2]) or found.target not in known:
                 continue
             if found.target.rpartition(".")[0] != module.name.rpartition(".")[0]:
-                reached[found.target] |= {FRAMEWORK.sub("", name) for name in _used(module, found.target)}
+                neutral = FILES.match(module.stem) is None
+                reached[found.target] |= _used(module, found.target) if neutral else set()
     return reached
 
 
 def _used(importer: Module, target: str) -> set[str]:
     """Names of `target` that the importer imports or takes as attributes."""
-    package, _, stem = target.rpartition(".")
+    stem = target.rpartition(".")[2]
     used = set()
     for node in ast.walk(importer.tree):
         match node:
@@ -65,7 +68,11 @@ def _used(importer: Module, target: str) -> set[str]:
                 used |= {alias.name for alias in names}
             case ast.Attribute(value=ast.Name(id=name), attr=attr) if name == stem:
                 used.add(attr)
-    return used
+    return {FRAMEWORK.sub("", name) for name in used}
+
+
+def _public(module: Module) -> set[str]:
+    return {FRAMEWORK.sub("", node.name) for node in public_definitions(module)}
 
 
 def _defined(module: Module) -> set[str]:
