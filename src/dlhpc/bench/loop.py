@@ -25,7 +25,7 @@ from dlhpc.spec.data import SyntheticSpec
 from dlhpc.spec.model import MLPSpec
 from dlhpc.spec.run import Backend, RunSpec
 from dlhpc.spec.training import TrainingSpec
-from dlhpc.training.callbacks import progress, refuse_non_finite
+from dlhpc.training.callbacks import progress, stop_on_nan
 from dlhpc.training.events import Callback, Event, Finished, Started, wants
 from dlhpc.training.history import History
 from dlhpc.training.loop import fit
@@ -123,7 +123,7 @@ def _fit_seconds(learner: Any, run: RunSpec, pairs: Sequence[Pair]) -> float:
         callbacks: list[Callback] = [
             progress(io.StringIO()),
             History(Path(folder)),
-            refuse_non_finite(LEARNING_RATE),
+            stop_on_nan(LEARNING_RATE),
             stopwatch,
         ]
         fit(learner, run, Recorded(pairs), callbacks=callbacks)
