@@ -16,7 +16,7 @@ from dlhpc.spec.base import Spec
 from dlhpc.spec.build import BAD, Builder
 from dlhpc.spec.kinds import Choice, Section, fields, show
 from dlhpc.spec.layers import Form, layers, overlay
-from dlhpc.spec.load_yaml import load_mapping
+from dlhpc.spec.load_yaml import load_mapping, read_mapping
 from dlhpc.spec.run import MODEL_NAMES, RunSpec
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.suggest import closest
@@ -73,6 +73,14 @@ def trace(
         problems.raise_any()
         raise AssertionError("an unreadable file has a problem")
     return _build(form, node, problems)
+
+
+def guess_form(path: Path) -> Form:
+    """Whether a file describes a run or a server, by its keys; a run when they do not tell."""
+    problems = Problems()
+    node = read_mapping(path, problems)
+    keys = set(node.entries) if node else set()
+    return SERVING if len(keys & set(fields(ServingSpec))) > len(keys & set(fields(RunSpec))) else RUN
 
 
 def merge(run: RunSpec, values: Mapping[str, Any], origin: str) -> RunSpec:

@@ -31,7 +31,7 @@ class RunSpec(Spec):
     """Name of the run and of its model in the registry; `<source>-<architecture>` when absent."""
 
     seed: NonNegativeInt = 0
-    """Of everything random: weights, order, augmentation, dropout. From 0 to 2147483647."""
+    """Of everything random: weights, order, augmentation, dropout."""
 
     backend: Backend = "flax"
     """Framework that trains: `flax` (JAX) or `torch` (PyTorch on DeepSpeed). In a file, `model.name` says it."""
