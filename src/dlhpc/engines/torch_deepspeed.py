@@ -72,6 +72,7 @@ def configuration(run: RunSpec, world_size: int, elements: int) -> dict[str, Any
             "overlap_comm": False,
             "stage3_param_persistence_threshold": run.distributed.persistence_threshold,
         },
+        "gradient_clipping": 0.0,  # DeepSpeed's own default clips to a norm of 1
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
