@@ -34,7 +34,7 @@ EPILOG = """\b
 Examples:
   dlhpc demo
   dlhpc train config/flax_config.yaml --set training.num_epochs=5
-  dlhpc evaluate digits-flax-mlp
+  dlhpc evaluate digits-mlp
   dlhpc doctor
 
 \b
