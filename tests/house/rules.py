@@ -19,7 +19,8 @@ LEVELS: list[tuple[str, list[str]]] = [
     ("L5", ["engines"]),
     ("L6", ["training", "registry", "serving"]),
     ("L7 backends", ["backends", "client"]),
-    ("L7 entry", ["api", "serving.serve_ray", "doctor"]),
+    ("L7 entry", ["api", "doctor"]),
+    ("L7 server", ["serving.serve_ray"]),
     ("L8 tools", ["bench"]),
     ("L8 command line", ["cli"]),
 ]
