@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -10,7 +9,7 @@ from pydantic_core import to_json
 
 from dlhpc.spec.base import Spec
 from dlhpc.spec.kinds import Choice, Items, Kind, Leaf, Section, describe, fields, show
-from dlhpc.spec.suggest import closest, key_hint, value_hint
+from dlhpc.spec.suggest import Words, closest, key_hint, value_hint
 from dlhpc.spec.tree import REFUSED, Entry, Node, Place, Problems
 
 BAD: Final = object()
@@ -20,12 +19,10 @@ BAD: Final = object()
 class Builder:
     """Builds one spec. `bad` collects the dotted keys whose values were not usable."""
 
-    def __init__(
-        self, root: type[Spec], problems: Problems, file_keys: Mapping[str, tuple[str, ...]]
-    ) -> None:
+    def __init__(self, root: type[Spec], problems: Problems, words: Words) -> None:
         self._root = Section(root)
         self._problems = problems
-        self._file_keys = file_keys
+        self._words = words
         self.bad: set[str] = set()
         self.places: dict[str, Place] = {}
 
@@ -71,9 +68,7 @@ class Builder:
         for key, entry in node.entries.items():
             inner = fields(spec).get(key)
             if inner is None:
-                hint = key_hint(
-                    self._root, path, key, kind, spec, extra=self._file_keys.get(".".join(path), ())
-                )
+                hint = key_hint(self._root, path, key, (kind, spec), self._words)
                 self._note(entry.place, (*path, key), f"unknown key; {hint}")
                 continue
             value = self._any(inner, entry, (*path, key))

@@ -9,7 +9,7 @@ from functools import cache
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -122,7 +122,7 @@ def _kind(annotation: Any, default: Any) -> Kind:
         item = _kind(arguments[0], None)
         if isinstance(item, Section | Choice):
             return Items(item)
-    return Leaf(TypeAdapter(annotation))
+    return Leaf(TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False)))
 
 
 def _choice(tag: str, classes: tuple[Any, ...], default: Any) -> Choice:

@@ -12,6 +12,7 @@ from dlhpc.errors import NotFoundError
 from dlhpc.spec.base import Spec
 from dlhpc.spec.kinds import Choice, Kind, Section, child, fields
 from dlhpc.spec.load_yaml import parse, read_mapping
+from dlhpc.spec.suggest import Words
 from dlhpc.spec.tree import REFUSED, Entry, Node, Place, Problems, nest
 
 MAX_FILES: Final = 64
@@ -28,8 +29,8 @@ class Form:
     """Of environment variables: `DLHPC_TRAINING__LEARNING_RATE` is `training.learning_rate`."""
     foreign: tuple[str, ...]
     """Prefixes of variables that belong to other forms; a form without any owns all variables of its prefix."""
-    file_keys: Mapping[str, tuple[str, ...]]
-    """Dotted section -> keys that a file may have there beside the spec's own."""
+    words: Words
+    """What files say otherwise than specs."""
     to_spec: Callable[[Node, Problems], Node]
     """Rewrites one layer from the file's form to the spec's."""
     conflicts: Callable[[Any], Iterable[tuple[tuple[str, ...], str]]]

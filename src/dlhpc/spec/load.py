@@ -19,7 +19,7 @@ from dlhpc.spec.layers import Form, layers, overlay
 from dlhpc.spec.load_yaml import load_mapping, read_mapping
 from dlhpc.spec.run import MODEL_NAMES, RunSpec
 from dlhpc.spec.serving import ServingSpec
-from dlhpc.spec.suggest import closest
+from dlhpc.spec.suggest import Words, closest
 from dlhpc.spec.support import conflicts
 from dlhpc.spec.tree import REFUSED, Entry, Node, Place, Problems, nest, node_of
 
@@ -138,7 +138,7 @@ def _tags_first(spec: Spec, canonical: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build(form: Form, node: Node, problems: Problems) -> Loaded:
-    builder = Builder(form.root, problems, form.file_keys)
+    builder = Builder(form.root, problems, form.words)
     spec = builder.build(node)
     if spec is not BAD:
         for keys, text in form.conflicts(spec):
@@ -187,11 +187,16 @@ def _run_to_spec(node: Node, problems: Problems) -> Node:
     return Node(outer, node.place)
 
 
+_FILE_NAMES: Final = {
+    architecture: tuple(name for name, pair in MODEL_NAMES.items() if pair[0] == architecture)
+    for architecture, _ in MODEL_NAMES.values()
+}
+
 RUN: Final = Form(
     root=RunSpec,
     prefix="DLHPC_",
     foreign=("DLHPC_SERVING__",),
-    file_keys={"": ("extends",), "model": ("name",)},
+    words=Words({"": ("extends",), "model": ("name",)}, {"model.architecture": ("model.name", _FILE_NAMES)}),
     to_spec=_run_to_spec,
     conflicts=conflicts,
 )
@@ -201,7 +206,7 @@ SERVING: Final = Form(
     root=ServingSpec,
     prefix="DLHPC_SERVING__",
     foreign=(),
-    file_keys={"": ("extends",)},
+    words=Words({"": ("extends",)}, {}),
     to_spec=lambda node, _: node,
     conflicts=lambda _: (),
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from dlhpc.spec.base import MAX_INT, NAME_PATTERN, Spec
@@ -48,30 +49,29 @@ def closest(text: str, candidates: Iterable[str]) -> str | None:
     return by_folded[found[0]] if found else None
 
 
-def key_hint(
-    root: Section,
-    path: tuple[str, ...],
-    key: str,
-    kind: Section | Choice,
-    spec: type[Spec],
-    *,
-    extra: tuple[str, ...],
-) -> str:
-    """What to write instead of an unknown key below `path`, where `spec` was chosen among the kind's classes.
+@dataclass(frozen=True)
+class Words:
+    """How a file says what the spec says otherwise."""
 
-    `extra` are keys that a file may have there beside the spec's.
-    """
+    keys: Mapping[str, tuple[str, ...]]
+    """Dotted section -> keys that a file may have there beside the spec's own."""
+    tags: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]]
+    """Dotted tag -> (the file's key, {choice -> what the file may say for it})."""
+
+
+def key_hint(
+    root: Section, path: tuple[str, ...], key: str, chosen: tuple[Section | Choice, type[Spec]], words: Words
+) -> str:
+    """What to write instead of an unknown key below `path`, where a kind and the class chosen of it are given."""
+    kind, spec = chosen
     if ":" in key:
         return "YAML wants a space after the colon"
     homes = [".".join((*p, key)) for p, _ in places(root, key) if p != path]
-    if isinstance(kind, Choice):
-        owners = [tag for tag, other in kind.options.items() if key in fields(other)]
-        if owners:
-            tag = ".".join((*path, kind.tag))
-            return f"it belongs to {tag} {' or '.join(map(repr, owners))}; the {kind.tag} here is {_tag(kind, spec)!r}"
-    near = closest(key, (*fields(spec), *extra))
+    if isinstance(kind, Choice) and any(key in fields(option) for option in kind.options.values()):
+        return _owners(path, key, kind, spec, words)
+    near = closest(key, (*fields(spec), *words.keys.get(".".join(path), ())))
     if homes and (near is None or difflib.SequenceMatcher(None, key, near).ratio() < 0.8):
-        return f"it belongs to {' or '.join(map(repr, homes))}"
+        return f"it belongs to {_or(homes)}"
     if near is not None:
         return f"did you mean {near!r}?"
     elsewhere = closest(key, {name for _, name in places(root, None)})
@@ -80,8 +80,17 @@ def key_hint(
     return f"expected one of {', '.join(fields(spec))}"
 
 
-def _tag(kind: Choice, spec: type[Spec]) -> str:
-    return next(tag for tag, option in kind.options.items() if option is spec)
+def _owners(path: tuple[str, ...], key: str, kind: Choice, spec: type[Spec], words: Words) -> str:
+    """Which choices have the key, and which one was made."""
+    dotted = ".".join((*path, kind.tag))
+    label, texts = words.tags.get(dotted, (dotted, {tag: (tag,) for tag in kind.options}))
+    owners = [text for tag, option in kind.options.items() if key in fields(option) for text in texts[tag]]
+    here = next(texts[tag] for tag, option in kind.options.items() if option is spec)
+    return f"it belongs to {label} {_or(owners)}, not to {_or(here)}"
+
+
+def _or(texts: Iterable[str]) -> str:
+    return " or ".join(map(repr, texts))
 
 
 def places(
