@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dlhpc.data.parted import PartedDataset
 from dlhpc.data.source import MemorySource
 from dlhpc.spec.data import SplitSpec
-
-
-def encode(pixels: np.ndarray | Image.Image, suffix: str, **options: object) -> bytes:
-    """The bytes of an image file."""
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    stream = io.BytesIO()
-    image.save(stream, {"jpg": "JPEG"}.get(suffix, suffix.upper()), **options)
-    return stream.getvalue()
+from tests.data.images import encode
 
 
 @pytest.fixture(scope="session")

@@ -70,9 +70,7 @@ def test_labels_belong_to_their_images(small):
 @pytest.mark.parametrize("steps", [1, 5])
 def test_the_ranks_together_hold_the_batch_of_one_process(small, world_size, steps):
     whole = batches(small, steps_per_dispatch=steps)
-    ranks = [
-        batches(small, steps_per_dispatch=steps, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
+    ranks = [batches(small, steps_per_dispatch=steps, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step in range(0, 20, steps):
         one, parts = whole.read(step), [rank.read(step) for rank in ranks]
         assert (np.concatenate([part.inputs for part in parts], axis=1) == one.inputs).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +54,8 @@ def decode_image(content: bytes, shape: tuple[int, int, int], *, max_pixels: int
                 raise _too_large(f"{image.width} x {image.height} pixels", max_pixels)
             if image.width < 1 or image.height < 1:
                 raise DataError(f"the image is empty ({image.width} x {image.height} pixels)")
+            if image.format == "PNG":
+                _check_png(content)
             return _pixels(image, (height, width), MODES[channels])
     except DataError:
         raise
@@ -66,6 +69,22 @@ def decode_image(content: bytes, shape: tuple[int, int, int], *, max_pixels: int
 
 def _too_large(what: str, max_pixels: int) -> ImageTooLargeError:
     return ImageTooLargeError(f"the image is too large: {what}; at most {max_pixels} pixels are decoded")
+
+
+def _check_png(content: bytes) -> None:
+    """Refuse a PNG with a wrong checksum in a chunk that makes pixels, or without its end: Pillow would show noise."""
+    place = 8
+    while place + 12 <= len(content):
+        length = int.from_bytes(content[place : place + 4], "big")
+        kind = content[place + 4 : place + 8]
+        end = place + 8 + length
+        critical = kind[:1].isupper()
+        if critical and zlib.crc32(content[place + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            raise DataError(f"the image is damaged: the checksum of its {kind.decode('latin-1')} chunk is wrong")
+        if kind == b"IEND":
+            return
+        place = end + 4
+    raise DataError("the image is damaged: it ends before its last chunk (IEND)")
 
 
 def _pixels(image: Image.Image, size: tuple[int, int], mode: str) -> npt.NDArray[np.uint8]:
