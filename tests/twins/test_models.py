@@ -1,4 +1,4 @@
-"""The same weights give the same logits, loss and gradients in both frameworks, and the gradients are the derivative."""
+"""The same weights give the same logits, loss and gradients in both frameworks; the gradients are the derivative."""
 
 from __future__ import annotations
 
