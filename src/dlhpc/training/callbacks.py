@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from dlhpc.errors import TrainingError
+from dlhpc.training.divergence import diverged
 from dlhpc.training.events import (
     Callback,
     Checkpointed,
@@ -127,19 +128,16 @@ def stop_on_nan(learning_rate: float, last_good: Path | None = None) -> Callback
     """
     good = last_good
 
-    @wants(Logged, Checkpointed)
-    def check(event: Logged | Checkpointed) -> None:
+    @wants(Logged, Evaluated, Checkpointed)
+    def check(event: Logged | Evaluated | Checkpointed) -> None:
         nonlocal good
         match event:
             case Checkpointed():
                 good = event.path
             case Logged(first_bad_step=int(step)):
-                way_back = f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet"
-                raise TrainingError(
-                    f"step {step}: the loss is not a finite number: the run cannot go on. Lower training.learning_rate "
-                    f"(it is {learning_rate:g}), warm up longer (training.schedule.warmup), or look for odd examples "
-                    f"with `dlhpc data`; {way_back}"
-                )
+                raise diverged(step, "the loss is", learning_rate, good)
+            case Evaluated(step=step, loss=loss) if not math.isfinite(loss):
+                raise diverged(step, "the validation loss is", learning_rate, good)
 
     return check
 

@@ -8,10 +8,12 @@ are due, several dispatches later.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +23,7 @@ from dlhpc.optimizers.schedules import scale
 from dlhpc.ports import Controls, Learner, NamedArrays
 from dlhpc.spec.run import RunSpec
 from dlhpc.training.checkpoint import Checkpoint, CheckpointStore, Moment, Score, best_beside
+from dlhpc.training.divergence import all_finite, diverged
 from dlhpc.training.events import (
     Callback,
     Checkpointed,
@@ -80,7 +83,8 @@ def fit(
 ) -> Fitted:
     """Train from the first step, or from where `resume` was saved, to the last; collective over the processes.
 
-    `store` receives the checkpoints (given on rank 0 alone). Whatever a callback raises ends the run.
+    `store` receives the checkpoints: of several processes, rank 0's alone has one; of one, there may be none. Whatever
+    a callback raises ends the run.
     """
     return _Fit(learner, run, batches, tuple(callbacks), held_out=held_out, store=store).run(resume)
 
@@ -110,6 +114,7 @@ class _Fit:
         self.state: Any = None
         self.step = 0
         self.saved_step = -1
+        self.saved: Path | None = None
         self.best: Score | None = None
         self.best_weights: NamedArrays | None = None
         self.stop: Stop | None = None
@@ -148,6 +153,7 @@ class _Fit:
             return
         self.state = self.learner.restore(resume.arrays)
         self.step = self.saved_step = resume.manifest.step
+        self.saved = resume.path
         self.zero_time -= resume.manifest.seconds
         self.best = resume.manifest.best
         best = best_beside(resume)
@@ -218,29 +224,37 @@ class _Fit:
         """Measure the weights on the held-out part, and keep them when they are the best so far."""
         self._log()
         loss, accuracy, examples = evaluate(self.learner, self.state, held_out())
-        score = Score(step=self.step, epoch=self._epoch, accuracy=accuracy, loss=loss, examples=examples)
-        is_best = score.beats(self.best)
-        if is_best:
-            self.best, self.best_weights = score, self.learner.snapshot(self.state, "model")
-            if self.store is not None:
-                self.store.write("model", self._moment, self.best_weights)
+        is_best = math.isfinite(loss) and self._is_best(loss, accuracy, examples)
         if self.evaluated:
             event = Evaluated(self.step, self._epoch, loss, accuracy, examples, self._seconds(), is_best)
             self._heed(self.evaluated.tell(event))
         self.window.restart_clock()
 
+    def _is_best(self, loss: float, accuracy: float, examples: int) -> bool:
+        """Whether no evaluation before was better; then keep these weights."""
+        score = Score(step=self.step, epoch=self._epoch, accuracy=accuracy, loss=loss, examples=examples)
+        if not score.beats(self.best):
+            return False
+        self.best, self.best_weights = score, self.learner.snapshot(self.state, "model")
+        if self.store is not None:
+            self.store.write("model", self._moment, self.best_weights)
+        return True
+
     def _save(self) -> None:
-        """Write a checkpoint, unless this step already has one."""
-        if self.step == self.saved_step:
+        """Write a checkpoint, unless this step already has one, or there is nowhere to write it."""
+        several = self.learner.world_size > 1
+        if self.step == self.saved_step or (self.store is None and not several):
             return
         self._log()
         arrays = self.learner.snapshot(self.state, "training")
-        path = None if self.store is None else self.store.write("training", self._moment, arrays)
+        if not all_finite(arrays):
+            raise diverged(self.step, "the weights are", self.spec.training.learning_rate, self.saved)
+        self.saved = None if self.store is None else self.store.write("training", self._moment, arrays)
         self.saved_step = self.step
-        if self.learner.world_size > 1:
+        if several:
             self.learner.agree(0)  # nobody leaves before rank 0 has written: launchers kill the rest
         if self.checkpointed:
-            self._heed(self.checkpointed.tell(Checkpointed(self.step, path)))
+            self._heed(self.checkpointed.tell(Checkpointed(self.step, self.saved)))
         self.window.restart_clock()
 
     def _heed(self, stop: Stop | None) -> None:
