@@ -63,6 +63,7 @@ def _switches(base: Node, over: Node, kind: Choice) -> bool:
     before = base.get(kind.tag)
     return (
         chosen is not None
+        and isinstance(chosen.value, str)
         and chosen.value in kind.options
         and (before.value if before else kind.default) != chosen.value
     )
@@ -162,13 +163,20 @@ def _environment(form: Form, environ: Mapping[str, str], problems: Problems) -> 
 def _overrides(overrides: Sequence[str], problems: Problems) -> Iterator[Node]:
     for index, text in enumerate(overrides):
         key, equals, value = text.partition("=")
-        shown = " ".join(text.split()) if len(text) <= 80 else " ".join(text[:77].split()) + "..."
-        place = Place(f"--set {shown}", source=text or " ", layer=OVERRIDE_LAYER + index)
+        # An argument may hold bytes that are no text.
+        words = text.encode("utf-8", "backslashreplace").decode().split()
+        place = Place(
+            f"--set {_shortened(' '.join(words))}", source=text or " ", layer=OVERRIDE_LAYER + index
+        )
         path = key.strip().split(".")
         if not equals or not all(path):
             problems.add(place, "", "expected KEY=VALUE, such as training.batch_size=32")
             continue
         yield _value(value, path, place, problems)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _value(text: str, path: Sequence[str], place: Place, problems: Problems) -> Node:

@@ -80,9 +80,7 @@ def parse(text: str, place: Place, problems: Problems) -> Node | None:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1
-        builder.report_at(
-            line, column, f"character U+{ord(str(error.character)[0]):04X} is not allowed in YAML"
-        )
+        builder.report_at(line, column, f"character U+{_code(error.character):04X} is not allowed in YAML")
     except (ValueError, OverflowError):
         # PyYAML hands escapes and directives to chr() and int() unchecked.
         problems.add(place, "", "an escape or directive in this text has an impossible number")
@@ -224,14 +222,16 @@ class _Builder:
         while not isinstance(key := next(self._events), yaml.MappingEndEvent):
             place = self._at(key.start_mark)
             is_text = isinstance(key, yaml.ScalarEvent) and key.tag is None
-            if not is_text:
-                self._node(key, (*path, ""))
-                self._problems.add(place, "", "a list, mapping, alias or tag came as a key, expected a name")
-            name = key.value if is_text else ""
-            value = self._node(next(self._events), (*path, name))
-            dotted = ".".join((*path, name))
-            if not is_text:
+            name = _characters(key.value) if is_text else None
+            if name is None:
+                if not is_text:
+                    self._node(key, (*path, ""))
+                text = "a list, mapping, alias, tag or unprintable text came as a key, expected a name"
+                self._problems.add(place, "", text)
+            value = self._node(next(self._events), (*path, name or ""))
+            if name is None:
                 continue
+            dotted = ".".join((*path, name))
             if name == "<<":
                 self._problems.add(
                     place, dotted, "merge keys are not supported; use 'extends' for shared settings"
@@ -245,11 +245,8 @@ class _Builder:
         return entries
 
     def _scalar(self, event: Any) -> Any:
-        try:  # JSON writes characters beyond 16 bits as two escapes: join them
-            text = event.value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
-        except UnicodeDecodeError:
-            text = "\0"
-        if "\0" in text:
+        text = _characters(event.value)
+        if text is None:
             return self._refuse(event, "a text with NUL or half a character came, expected printable text")
         if not event.implicit[0]:
             return text
@@ -261,6 +258,20 @@ class _Builder:
     def _refuse(self, event: Any, text: str) -> Any:
         self.report(event.start_mark, text)
         return REFUSED
+
+
+def _code(character: Any) -> int:
+    # PyYAML gives the number, its type stubs promise the text.
+    return character if isinstance(character, int) else ord(character)
+
+
+def _characters(text: str) -> str | None:
+    """The text with characters that JSON writes as two escapes joined; None when it holds NUL or half of one."""
+    try:
+        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in joined else joined
 
 
 def _tag(tag: str) -> str:
