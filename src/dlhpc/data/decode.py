@@ -52,8 +52,6 @@ def decode_image(content: bytes, shape: tuple[int, int, int], *, max_pixels: int
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise _too_large(f"{image.width} x {image.height} pixels", max_pixels)
-            if image.width < 1 or image.height < 1:
-                raise DataError(f"the image is empty ({image.width} x {image.height} pixels)")
             if image.format == "PNG":
                 _check_png(content)
             return _pixels(image, (height, width), MODES[channels])
