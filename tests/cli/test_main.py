@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from types import ModuleType
@@ -146,10 +147,25 @@ def test_a_verb_may_give_its_own_status(verb):
     assert cli.main(["boom"]) == 7
 
 
-def test_a_closed_pipe_is_quiet():
-    code = "import sys; from dlhpc.cli.main import main; sys.exit(main(['--help']))"
+BUFFERING_VERB = """
+import sys, types, click
+from dlhpc.cli import main as cli
+boom = types.ModuleType("dlhpc.cli.boom")
+boom.command = click.command("boom")(lambda: print("stays in the buffer"))
+sys.modules["dlhpc.cli.boom"] = boom
+cli.VERBS["boom"] = "Prints."
+"""
+
+
+@pytest.mark.parametrize("verb", ["--help", "boom"])
+def test_a_closed_pipe_is_quiet(verb):
+    code = BUFFERING_VERB + f"sys.stdin.read(); sys.exit(cli.main([{verb!r}]))"
+    reader, writer = os.pipe()
     with subprocess.Popen(
-        ["/bin/sh", "-c", '"$0" -c "$1" | true', sys.executable, code], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=writer, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stderr is not None
-        assert process.stderr.read() == ""
+        os.close(writer)
+        os.close(reader)
+        _, err = process.communicate("")
+    assert err == ""
+    assert process.returncode == 1
