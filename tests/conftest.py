@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.workspace import workspace  # noqa: F401 - a fixture
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 

@@ -1,0 +1,89 @@
+"""Every command and program in the documents does what it says: it is run, or another place says where it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import KINDS, Block, blocks, command_lines
+from tests.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", *sorted(ROOT.glob("docs/*.md"))]
+RUN_NOW = {"bash", "bash server", "python", "yaml", "json"}
+
+
+def with_kinds(kinds: set[str]) -> list[Path]:
+    return [path for path in DOCUMENTS if any(block.kind in kinds for block in blocks(path))]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_says_how_it_is_checked(path: Path) -> None:
+    unknown = [f"{block}: {block.kind!r}" for block in blocks(path) if block.kind not in KINDS]
+    assert unknown == [], f"known: {', '.join(KINDS)}"
+    assert len(re.findall(r"^```", path.read_text(), re.MULTILINE)) == 2 * len(blocks(path))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", with_kinds(RUN_NOW), ids=lambda path: path.name)
+def test_the_document_works(path: Path, workspace: Workspace) -> None:
+    with ExitStack() as servers:
+        for block in blocks(path):
+            if block.kind in RUN_NOW:
+                _check(block, workspace, servers)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("path", with_kinds({"bash slow"}), ids=lambda path: path.name)
+def test_the_slow_parts_of_the_document_work(path: Path, workspace: Workspace) -> None:
+    for block in blocks(path):
+        if block.kind == "bash slow":
+            for command in command_lines(block.text):
+                workspace.succeed(command, timeout_s=900)
+
+
+def _check(block: Block, workspace: Workspace, servers: ExitStack) -> None:
+    print(f"{block} ({block.kind})")
+    match block.kind:
+        case "bash":
+            for command in command_lines(block.text):
+                workspace.succeed(command)
+        case "bash server":
+            (command,) = command_lines(block.text)
+            servers.enter_context(workspace.server(command))
+        case "python":
+            (workspace.root / "example.py").write_text(block.text)
+            workspace.succeed(f"python example.py # {block}")
+        case "yaml":
+            (workspace.root / "example.yaml").write_text(block.text)
+            workspace.succeed(f"dlhpc config check example.yaml # {block}")
+        case "json":
+            json.loads(block.text)
+
+
+@pytest.mark.parametrize("path", with_kinds({"bash elsewhere"}), ids=lambda path: path.name)
+def test_what_is_not_run_here_is_accounted_for(path: Path) -> None:
+    account = (ROOT / "docs" / "seed-coverage.md").read_text()
+    missing = [
+        f"{block}: {command}"
+        for block in blocks(path)
+        if block.kind == "bash elsewhere"
+        for command in command_lines(block.text)
+        if f"`{command}`" not in account
+    ]
+    assert missing == [], "add the command to the table of commands in docs/seed-coverage.md"
+
+
+def test_the_links_between_documents_lead_somewhere() -> None:
+    broken = []
+    for path in DOCUMENTS:
+        prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)[^)]*\)", prose):
+            if not (path.parent / target).exists():
+                broken.append(f"{path.name}: {target}")
+    assert broken == []
