@@ -376,7 +376,10 @@ def test_merge_keeps_the_places_of_nodes(write):
 
 def test_merge_checks_the_whole_run():
     run = RunSpec(model=CNNSpec(channels=(8, 8, 8), strides=(1, 2, 2)))
-    with pytest.raises(ConfigError, match=r"x: model\.channels: 3 strides came for 2 convolutions"):
+    with pytest.raises(
+        ConfigError,
+        match=r"x: model\.channels: 2 convolutions \(model\.channels\) came with strides \[1, 2, 2\]",
+    ):
         merge(run, {"model.channels": (8, 8)}, "x")
 
 

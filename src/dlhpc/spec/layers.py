@@ -95,7 +95,7 @@ class _Files:
         real = path.resolve()
         if real in self._read:
             return self._read[real]
-        node = read_mapping(path, self._problems, layer=len(self._read))
+        node = read_mapping(path, self._problems, layer=-len(self._read))
         self._read[real] = None
         if node is None:
             return None

@@ -47,7 +47,9 @@ def _threshold_is_stage_3(run: RunSpec) -> str | None:
     threshold, stage = run.distributed.persistence_threshold, run.distributed.zero_stage
     if stage == 3 or threshold == DistributedSpec.model_fields["persistence_threshold"].default:
         return None
-    return f"{threshold} came with ZeRO stage {stage}, expected it left out: only stage 3 keeps parameters whole"
+    return (
+        f"{threshold} came with ZeRO stage {stage}, expected it left out: only stage 3 keeps parameters whole"
+    )
 
 
 def _parts_are_equal(run: RunSpec) -> str | None:
@@ -60,10 +62,8 @@ def _parts_are_equal(run: RunSpec) -> str | None:
 def _one_stride_each(run: RunSpec) -> str | None:
     if not isinstance(run.model, CNNSpec) or len(run.model.strides) in (1, len(run.model.channels)):
         return None
-    return (
-        f"{len(run.model.strides)} strides came for {len(run.model.channels)} convolutions (model.channels), "
-        "expected one stride, or one for each"
-    )
+    strides, layers = list(run.model.strides), len(run.model.channels)
+    return f"{layers} convolutions (model.channels) came with strides {strides}, expected one stride, or {layers}"
 
 
 def _constants_fit_channels(run: RunSpec) -> str | None:

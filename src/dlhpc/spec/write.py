@@ -60,7 +60,7 @@ def commented(keys: Sequence[Key], given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _block(key: Key, keys: Sequence[Key], given: Mapping[str, Any], width: int) -> Iterator[str]:
-    for line in textwrap.wrap(_help(key), width):
+    for line in textwrap.wrap(_help(key), width - 3):
         yield f"# {line}"
     if key.kind == "section":
         lines = [f"{key.name}:"]
