@@ -18,10 +18,9 @@ from dlhpc.spec.layers import Form
 from dlhpc.spec.load import RUN, SERVING, Loaded, file_form, guess_form, trace
 from dlhpc.spec.run import MODEL_NAMES
 from dlhpc.spec.schema import file_schema
-from dlhpc.spec.tree import Place
 from dlhpc.spec.write import commented, flow, to_yaml
 
-CHANGE: Mapping[str, str] = {"model.name": "backend"}
+SPEC_KEYS: Mapping[str, str] = {"model.name": "backend"}
 """Keys of files -> the key of the spec that remembers their place."""
 ESSENTIAL = ("training.num_epochs", "training.batch_size", "training.learning_rate")
 
@@ -62,16 +61,13 @@ Examples:
 @click.argument("files", nargs=-1, required=True, metavar="CONFIG...", type=click.Path(path_type=Path))
 @set_option
 @json_option
-def check(files: tuple[Path, ...], overrides: tuple[str, ...], as_json: bool) -> int:
+def check(files: tuple[Path, ...], overrides: tuple[str, ...], as_json: bool) -> None:
     """Check files of runs and servers: every problem with file, line and column. Exit status 2 when there is any."""
-    reports = [_check(path, overrides) for path in files]
+    reports = [(path, _check(path, overrides)) for path in files]
     failures = [error for _, error in reports if error is not None]
     if as_json:
-        print_json({"ok": not failures, "files": [_check_report(path, error) for path, error in reports]})
-        return max(
-            (error.exit_code for error in failures if isinstance(error, ConfigError)),
-            default=_worst(failures),
-        )
+        print_json({"ok": not failures, "files": [_report(path, error) for path, error in reports]})
+        click.get_current_context().exit(_status(failures))
     for path, error in reports:
         if error is None:
             click.echo(f"{path}: ok")
@@ -79,27 +75,27 @@ def check(files: tuple[Path, ...], overrides: tuple[str, ...], as_json: bool) ->
         raise failures[0]
     if failures:
         raise ConfigError([problem for error in failures for problem in _problems(error)])
-    return 0
 
 
-def _check(path: Path, overrides: tuple[str, ...]) -> tuple[Path, DlhpcError | None]:
+def _check(path: Path, overrides: tuple[str, ...]) -> DlhpcError | None:
     try:
         trace(guess_form(path), path, overrides=overrides)
     except DlhpcError as error:
-        return path, error
-    return path, None
+        return error
+    return None
 
 
 def _problems(error: DlhpcError) -> tuple[str, ...]:
     return error.problems if isinstance(error, ConfigError) else (str(error),)
 
 
-def _check_report(path: Path, error: DlhpcError | None) -> dict[str, Any]:
+def _report(path: Path, error: DlhpcError | None) -> dict[str, Any]:
     return {"file": str(path), "ok": error is None, "problems": list(_problems(error)) if error else []}
 
 
-def _worst(failures: list[DlhpcError]) -> int:
-    return max((error.exit_code for error in failures), default=0)
+def _status(failures: list[DlhpcError]) -> int:
+    """As without --json: one failure's own status, several failures' 2."""
+    return ConfigError.exit_code if len(failures) > 1 else next((error.exit_code for error in failures), 0)
 
 
 @command.command(
@@ -127,13 +123,9 @@ def show(config: Path | None, origin: bool, overrides: tuple[str, ...], serving:
 
 
 def _origin(loaded: Loaded, key: str) -> str:
-    place = loaded.places.get(CHANGE.get(key, key))
+    place = loaded.places.get(SPEC_KEYS.get(key, key))
     if place is None:
         return "default"
-    return _short(place)
-
-
-def _short(place: Place) -> str:
     return place.origin if place.line is None else f"{place.origin}:{place.line}"
 
 
