@@ -122,7 +122,8 @@ def wilson_interval(correct: int, count: int) -> tuple[float, float]:
     share, z2 = correct / count, _Z95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The ends reach the proportion itself at 0 and 1, but for rounding.
+    return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
 
 
 def _check(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any], classes: Sequence[str]) -> None:
