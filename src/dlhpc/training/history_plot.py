@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dlhpc.files import atomic_path
@@ -16,7 +15,6 @@ STYLES = {"train": ".-", "validation": "o-"}
 def draw_history(rows: list[Row], title: str, path: Path) -> None:
     """Write a PNG. Needs no display."""
     figure = Figure(figsize=(9, 4), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     figure.suptitle(title)
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for part, style in STYLES.items():
@@ -28,4 +26,4 @@ def draw_history(rows: list[Row], title: str, path: Path) -> None:
         if axes.lines:
             axes.legend()
     with atomic_path(path) as aside:
-        canvas.print_png(aside)
+        figure.savefig(aside, format="png")
