@@ -14,15 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-LEFT_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "venv", "runs", "registry", "demo", "build", "dist", "htmlcov", "*.egg-info", "__pycache__", ".*"
-)
+NOT_SOURCE = {"runs", "registry", "demo", "build", "dist", "htmlcov", "venv"}
 READY_WITHIN_S = 120.0
 STOP_WITHIN_S = 90.0
 
@@ -32,7 +30,7 @@ class Workspace:
 
     def __init__(self, checkout: Path, folder: Path, *, epochs: int) -> None:
         self.root = folder
-        shutil.copytree(checkout, folder, ignore=LEFT_OUT)
+        shutil.copytree(checkout, folder, ignore=_left_out(checkout))
         programs = Path(sys.executable).parent
         self.environ = {
             **os.environ,
@@ -84,6 +82,18 @@ class Workspace:
                     process.wait()
 
 
+def _left_out(checkout: Path) -> Callable[[str, list[str]], set[str]]:
+    """For copytree: what commands made, caches and everything hidden."""
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        made = NOT_SOURCE if Path(folder) == checkout else set()
+        return {
+            name for name in names if name in made or name.startswith(".") or name.endswith((".egg-info", "cache__"))
+        }
+
+    return left_out
+
+
 def _wait_until_ready(process: subprocess.Popen[str], port: int) -> None:
     deadline = time.monotonic() + READY_WITHIN_S
     pause = threading.Event()
@@ -101,4 +111,4 @@ def _wait_until_ready(process: subprocess.Popen[str], port: int) -> None:
 @pytest.fixture(scope="session")
 def workspace(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The copy that the tests of documents and of the seed's commands share."""
-    return Workspace(checkout, tmp_path_factory.mktemp("workspace") / "deep-learning-hpc-demo", epochs=12)
+    return Workspace(checkout, tmp_path_factory.mktemp("workspace") / "deep-learning-hpc-demo", epochs=10)
