@@ -210,12 +210,13 @@ class FlaxLearner:
         inputs, labels = (array.reshape(number, -1, *array.shape[1:]) for array in (whole.inputs, whole.labels))
         first_rows = whole.first_row + labels.shape[1] * jnp.arange(number, dtype=jnp.uint32)
         parts = Part(inputs, labels, first_rows)
-        first = objective(params, jax.tree.map(lambda array: array[0], parts))
 
         def add(total: Any, part: Part) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, objective(params, part)), None
 
-        return jax.lax.scan(add, first, jax.tree.map(lambda array: array[1:], parts))[0]
+        one = jax.eval_shape(objective, params, jax.tree.map(lambda array: array[0], parts))
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one)
+        return jax.lax.scan(add, nothing, parts)[0]
 
     def _trace_evaluate(self, params: Params, batch: Placed) -> Metrics:
         inputs, labels = (array.reshape(-1, *array.shape[2:]) for array in (batch.inputs, batch.labels))

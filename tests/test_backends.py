@@ -1,0 +1,38 @@
+"""Loading a framework by name."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from dlhpc.backends import load_backend
+from dlhpc.errors import MissingExtraError, UsageError
+
+
+@pytest.mark.parametrize("name", ["flax", "torch"])
+def test_both_frameworks_load(name: str) -> None:
+    assert load_backend(name).name == name
+
+
+def test_another_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="backend 'tensorflow' is unknown: it is one of 'flax', 'torch'"):
+        load_backend("tensorflow")
+
+
+@pytest.mark.parametrize(("name", "package"), [("flax", "jax"), ("flax", "optax"), ("torch", "torch")])
+def test_a_missing_framework_says_what_to_install(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [module for module in sys.modules if module.startswith(("dlhpc.engines", "dlhpc.models"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(sys.modules, f"dlhpc.optimizers.{name}_optimizers", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"'{package}': pip install 'deep-learning-hpc-demo\[{name}\]'"):
+        load_backend(name)
+
+
+def test_a_missing_module_of_our_own_is_no_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [module for module in sys.modules if module.startswith("dlhpc.engines")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "dlhpc.engines.flax_backend", None)
+    with pytest.raises(ModuleNotFoundError, match="flax_backend"):
+        load_backend("flax")
