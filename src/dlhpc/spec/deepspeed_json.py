@@ -15,7 +15,7 @@ from dlhpc.spec.layers import ENVIRONMENT_LAYER
 from dlhpc.spec.load import Loaded, load_mapping, merge
 from dlhpc.spec.run import RunSpec
 from dlhpc.spec.suggest import closest
-from dlhpc.spec.tree import Entry, Node, Problems, leaves
+from dlhpc.spec.tree import Entry, Node, Problems
 
 AUTO: Final = "auto"
 MICRO: Final = "train_micro_batch_size_per_gpu"
@@ -71,7 +71,7 @@ def merge_deepspeed(path: Path, loaded: Loaded, world_size: int) -> RunSpec:
     problems = Problems()
     root = load_mapping(path)
     values: dict[str, Node] = {}
-    for keys, entry in leaves(root):
+    for keys, entry in _leaves(root):
         if entry.node.value == AUTO:
             continue
         key = ".".join(keys)
@@ -95,6 +95,15 @@ def merge_deepspeed(path: Path, loaded: Loaded, world_size: int) -> RunSpec:
         _check_micro_batch(run, micro, world_size, problems)
     problems.raise_any()
     return run
+
+
+def _leaves(node: Node, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Entry]]:
+    """Every entry below a mapping that is no mapping itself, with its path."""
+    for key, entry in node.entries.items():
+        if entry.node.entries:
+            yield from _leaves(entry.node, (*path, key))
+        else:
+            yield (*path, key), entry
 
 
 def _translated(key: str, entry: Entry, run: RunSpec, problems: Problems) -> Iterator[tuple[str, Node]]:
