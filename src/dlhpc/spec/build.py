@@ -105,8 +105,7 @@ class Builder:
             if not info.is_required() or name in values:
                 continue
             missing = True
-            key = ".".join((*path, name))
-            if key not in self.bad:
+            if name not in node.entries:
                 inner = fields(spec)[name]
                 wanted = describe(inner.schema()) if isinstance(inner, Leaf) else "a value"
                 about = f" ({info.description.rstrip('.')})" if info.description else ""

@@ -153,6 +153,11 @@ def describe(schema: Mapping[str, Any], *, plural: bool = False) -> str:
             return "true or false"
         case "null":
             return "null"
+        case "object":
+            inner = schema.get("additionalProperties")
+            return (
+                f"a mapping of {describe(inner, plural=True)}" if isinstance(inner, Mapping) else "a mapping"
+            )
     if schema.get("format") == "path":
         return "paths" if plural else "a path"
     if schema.get("pattern") == NAME_PATTERN:
@@ -166,9 +171,10 @@ def _describe_list(schema: Mapping[str, Any], *, plural: bool) -> str:
     if "prefixItems" in schema:
         return f"{noun} {len(schema['prefixItems'])} {describe(schema['prefixItems'][0], plural=True)}"
     least, most = schema.get("minItems", 0), schema.get("maxItems")
-    count = (
-        f"{least} to {most} " if most is not None and least else f"up to {most} " if most is not None else ""
-    )
+    if most is not None:
+        count = f"{least} to {most} " if least else f"up to {most} "
+    else:
+        count = f"{least} or more " if least else ""
     return f"{noun} {count}{describe(schema['items'], plural=True)}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -156,12 +156,3 @@ def nest(path: Sequence[str], node: Node, place: Place) -> Node:
     for key in reversed(path):
         node = Node({key: Entry(place, node)}, place)
     return node
-
-
-def leaves(node: Node, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Entry]]:
-    """Every entry below a mapping that is no mapping itself, with its path."""
-    for key, entry in node.entries.items():
-        if entry.node.entries:
-            yield from leaves(entry.node, (*path, key))
-        else:
-            yield (*path, key), entry
