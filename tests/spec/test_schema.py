@@ -116,7 +116,7 @@ SECTIONS = st.fixed_dictionaries(
             {},
             optional={
                 "name": st.sampled_from(["FlaxMLP", "TorchDeepSpeedCNN", "x"]),
-                "num_classes": st.sampled_from([None, 2, 1]),
+                "num_classes": st.sampled_from([None, 10, 1]),
                 "hidden_sizes": st.sampled_from([[3], [], 3, ["a"]]),
                 "kernel_size": st.sampled_from([[3, 3], [3]]),
             },
