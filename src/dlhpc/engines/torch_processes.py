@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,22 +41,33 @@ class _Group:
     users = 0
     made_here = False
     local_rank_set_here = False
+    store: Any = None
+    """Where the launcher's processes meet, kept for life: a second store on its port would meet the first one's
+    late-comers."""
+    generation = 0
+    """How often they met; each time under its own prefix."""
 
 
 def join(launch: Launch, device: torch.device) -> None:
     """Enter the process group, making it when there is none. Alone, it takes no port, no file and no MPI."""
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        if launch.world_size == 1:
-            store = dist.HashStore()  # type: ignore[attr-defined]
-            dist.init_process_group(backend, store=store, rank=0, world_size=1)
-        else:
-            dist.init_process_group(backend, init_method="env://", rank=launch.rank, world_size=launch.world_size)
+        store = _meeting_place(launch)
+        dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.world_size)
         _Group.made_here = True
     if "LOCAL_RANK" not in os.environ:  # DeepSpeed insists on it
         os.environ["LOCAL_RANK"] = str(launch.local_rank)
         _Group.local_rank_set_here = True
     _Group.users += 1
+
+
+def _meeting_place(launch: Launch) -> Any:
+    if launch.world_size == 1:
+        return dist.HashStore()  # type: ignore[attr-defined]
+    if _Group.store is None:
+        _Group.store = next(iter(dist.rendezvous("env://", launch.rank, launch.world_size)))[0]  # type: ignore[attr-defined]
+    _Group.generation += 1
+    return dist.PrefixStore(f"dlhpc-{_Group.generation}", _Group.store)  # type: ignore[attr-defined]
 
 
 def leave() -> None:
