@@ -26,7 +26,8 @@ def ray_settings(folder: Path, proxy_script: Path, fallback_port: int) -> dict[s
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/p/server-state",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/p/metrics.sock",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
-        # The supervisor drains: when Ray stops a replica, nothing is in flight any more.
+        # The supervisor drains: when Ray stops a replica, nothing is in flight any more. Signals are the supervisor's.
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
         # Private: no usage reports; the node is 127.0.0.1, so that nothing of Ray listens elsewhere (Ray names the
         # switch after the systems on which that is its default); a token that other users of this machine lack.

@@ -134,8 +134,11 @@ class RayCluster:
         try:
             import ray
             from ray import serve as ray_serve
+            from ray._private import utils as ray_internals
         except ModuleNotFoundError as error:
             raise MissingExtraError("serving", "ray", "serve") from error
+        # Ray would answer SIGTERM by ending the cluster at once, with all that is in flight.
+        ray_internals.set_sigterm_handler = lambda handler: None
         for name in ("ray", "ray.serve"):
             logging.getLogger(name).setLevel(logging.ERROR)
         yield
@@ -168,7 +171,7 @@ class RayCluster:
             max_ongoing_requests=1_000_000,
             max_constructor_retry_count=1,
             ray_actor_options={"num_cpus": CPUS_PER_REPLICA, "num_gpus": self._spec.gpus_per_replica},
-            logging_config={"enable_access_log": False},
+            logging_config={"enable_access_log": False, "log_level": "WARNING"},
         )(ray_serve.ingress()(RayReplica))
         return deployment.bind(self._spec, self._info)
 
