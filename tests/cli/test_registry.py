@@ -49,7 +49,7 @@ def test_list_shows_every_version_of_a_name(store, dlhpc):
 def test_show_tells_what_a_version_is(store, dlhpc):
     text = dlhpc("registry", "show", "pets@production").out
     for fact in ("pets@production", sample(0).digest, "animals:1", "pets:1, pets@production", "4 x 4 x 1",
-                 "cat, dog, eel", "(x / 255 - 0.25) / 0.75", "accuracy 0.5, loss 1", "weights.safetensors"):  # fmt: skip
+                 "cat, dog, eel", "(x / 255 - 0.25) / 0.75", "accuracy 0.5, loss 1", "weights.saf"):  # fmt: skip
         assert fact in text
 
 

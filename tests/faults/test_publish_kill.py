@@ -10,6 +10,7 @@ from dlhpc.errors import NotFoundError
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 from tests.registry.samples import sample
+from tests.registry.writers import UNMEASURED
 
 RANDOM_KILLS = 60
 
@@ -18,7 +19,9 @@ RANDOM_KILLS = 60
 def publish_and_kill(checkout, tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "tests.registry.writers", arguments[0], tmp_path, *arguments[1:]]
-        return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=checkout, env=UNMEASURED, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     return run
 

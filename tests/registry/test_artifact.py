@@ -6,6 +6,7 @@ import pytest
 from dlhpc.backends import load_backend
 from dlhpc.errors import IntegrityError, TrainingError, UsageError
 from dlhpc.registry.artifact import load_artifact, new_artifact
+from dlhpc.registry.environment import environment
 from dlhpc.weights.file import to_bytes
 from tests.registry.samples import CLASSES, sample, sample_run
 
@@ -31,6 +32,7 @@ def test_the_manifest_tells_what_it_was_made_of():
     assert manifest.metrics == {"loss": 0.5}
     assert manifest.data_fingerprint == "ab"
     assert manifest.parents == ("cd" * 32,)
+    assert manifest.environment == environment("flax")
 
 
 @pytest.mark.parametrize(

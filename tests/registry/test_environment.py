@@ -5,7 +5,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
-from dlhpc.registry.environment import code_version, environment
+from dlhpc.registry.environment import _PACKAGES, code_version, environment
 
 
 def git(folder, *arguments):
@@ -37,6 +37,12 @@ def test_versions_are_those_installed(backend, package):
 def test_backends_name_their_own_packages_only():
     assert "torch" not in environment("flax")
     assert "jax" not in environment("torch")
+
+
+def test_a_package_that_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setitem(_PACKAGES, "flax", ("jax", "no-such-package"))
+    assert "no-such-package" not in environment("flax")
+    assert "jax" in environment("flax")
 
 
 def test_the_commit_is_told_and_whether_files_differ(checkout_of_one_file):

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,9 @@ from dlhpc.errors import ConflictError, DlhpcError, IntegrityError, NotFoundErro
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 from tests.registry.samples import sample
+from tests.registry.writers import UNMEASURED
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -205,6 +209,9 @@ import resource
 from dlhpc.errors import DlhpcError
 from dlhpc.registry.store import Registry
 from tests.registry.samples import sample
+from tests.registry.writers import UNMEASURED
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
 try:
     Registry({str(filled.root)!r}, None).publish(sample(9), "pets")
@@ -218,8 +225,8 @@ except DlhpcError as error:
 
 
 def run(code):
-    checkout = api.__file__.split("/src/")[0]
-    return subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=CHECKOUT, env=UNMEASURED, capture_output=True, text=True, check=True)
 
 
 def test_readers_write_nothing(filled):

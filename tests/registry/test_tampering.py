@@ -119,10 +119,35 @@ def test_an_older_label_removed_leaves_a_gap(store):
     refused(store, path)
 
 
-@pytest.mark.parametrize("name", ["versions/extra", "versions/2.json.bak", "aliases/production/x.json"])
+@pytest.mark.parametrize(
+    "name", ["versions/extra", "versions/2.json.bak", "aliases/production/x.json", "aliases/production/1"]
+)
 def test_added(store, name):
     path = store.versions("pets").parent / name
     path.write_text("{}")
+    refused(store, path)
+
+
+def test_a_file_in_the_place_of_an_alias(store):
+    path = store.aliases("pets") / "staging"
+    path.write_text("")
+    with pytest.raises(IntegrityError, match=re.escape(str(path))):
+        store.list()
+    assert any(str(path) in problem for problem in verify(store).problems)
+
+
+def test_a_label_of_another_name(store):
+    store.publish(sample(7), "plants")
+    path = store.versions("plants") / "1.json"
+    shutil.copy(store.versions("pets") / "1.json", path)
+    with pytest.raises(IntegrityError, match=re.escape(f"{path}: belongs to 'pets': files were swapped")):
+        store.get("plants")
+
+
+def test_a_marker_that_cannot_be_read(store):
+    path = store.root / "registry.json"
+    path.unlink()
+    path.mkdir()
     refused(store, path)
 
 

@@ -22,6 +22,8 @@ from dlhpc.registry.artifact import Artifact
 from dlhpc.registry.store import Registry
 from tests.registry.samples import sample
 
+UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+"""Environment in which these processes leave no coverage files: killed ones would leave broken files."""
 STEPS = ("open", "os.mkdir", "os.listdir", "os.rename", "os.link", "os.remove")
 """Audit events before which a writer may die: what publishing does to the disk, and the looks it takes before."""
 

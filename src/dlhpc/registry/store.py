@@ -238,11 +238,10 @@ class Registry:
         return label
 
     def _describe(self, name: str, wanted: range) -> tuple[Version, ...]:
-        moves = [
-            move
-            for alias in aliases.alias_names(self.aliases(name))
-            if (move := aliases.current(self.aliases(name), name, alias)) is not None
-        ]
+        standing: dict[int, list[str]] = {}
+        for alias in aliases.alias_names(self.aliases(name)):
+            target = self._target(name, self._last_move(name, alias))
+            standing.setdefault(target.number, []).append(alias)
         return tuple(
             Version(
                 name=name,
@@ -251,7 +250,7 @@ class Registry:
                 published_at=label.at,
                 published_by=label.by,
                 sequence=label.sequence,
-                aliases=tuple(move.alias for move in moves if self._target(name, move) == label),
+                aliases=tuple(standing.get(label.number, ())),
             )
             for label in (labels.label(self.versions(name), name, number) for number in wanted)
         )
