@@ -16,7 +16,7 @@ from dlhpc.files import atomic_path
 from dlhpc.training.evaluation import EvaluationReport
 
 _INK, _SOFT, _LINE = "#1f2933", "#616e7c", "#cbd2d9"
-_BLUE, _RED = "#2b6cb0", "#d64545"
+_BLUE, _RED, _DARK_RED = "#2b6cb0", "#d64545", "#b91c1c"
 _MOST_NUMBERS, _MOST_NAMES = 20, 40
 _LONGEST_NAME = 18
 _LETTERS_IN_A_ROW = 75
@@ -78,7 +78,7 @@ def _numbers(axes: Axes, counts: npt.NDArray[np.int64], shares: npt.NDArray[np.f
     size = 10 if len(counts) <= 12 else 8
     for actual, predicted in np.argwhere(counts):
         wrong = actual != predicted
-        colour = "white" if shares[actual, predicted] > 0.3 else _RED if wrong else _INK
+        colour = "white" if shares[actual, predicted] > 0.18 else _DARK_RED if wrong else _INK
         axes.text(
             predicted,
             actual,
