@@ -92,7 +92,7 @@ def train_run(run: RunSpec, *, callbacks: Sequence[Callback] = (), resume: Path 
             write_run(folder, run)
         fitted = _fit(run, dataset, learner, folder=folder, callbacks=callbacks, resume=checkpoint)
         if fitted.stop is not None and fitted.stop.interrupted:
-            raise Interrupted(_how_to_go_on(fitted, folder))
+            raise Interrupted(_how_to_go_on(fitted, learner, folder))
         return _finish(run, dataset, fitted, folder)
 
 
@@ -212,8 +212,13 @@ def _say_how_exact(resume: Checkpoint, now: dict[str, str], world_size: int) -> 
         )
 
 
-def _how_to_go_on(fitted: Fitted, folder: Path | None) -> str:
-    return f"interrupted after step {fitted.step}; go on with: dlhpc train --resume {folder}"
+def _how_to_go_on(fitted: Fitted, learner: Learner[Any], folder: Path | None) -> str:
+    stopped = f"interrupted after step {fitted.step}"
+    if folder is None:
+        return f"{stopped}, as process {learner.rank} of {learner.world_size}"
+    if learner.world_size > 1:
+        return f"{stopped}; go on with the same command and --resume {folder}, or alone: dlhpc train --resume {folder}"
+    return f"{stopped}; go on with: dlhpc train --resume {folder}"
 
 
 def _finish(run: RunSpec, dataset: Dataset, fitted: Fitted, folder: Path | None) -> Trained:

@@ -239,7 +239,14 @@ def test_an_interrupted_run_goes_on_by_name_and_in_the_other_framework(
 def test_launched_processes_are_interrupted_together_and_resumed_alone(
     config: str, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launch = ["deepspeed", "--num_gpus", "2", "--master_port", "29671", str(checkout / "src/training/train_torch.py")]
+    launch = [
+        str(Path(sys.executable).with_name("deepspeed")),
+        "--num_gpus",
+        "2",
+        "--master_port",
+        "29671",
+        str(checkout / "src/training/train_torch.py"),
+    ]
     more = ["--config", config, "--set", "model.name=TorchDeepSpeedMLP", *LONG, "--quiet"]
     process = subprocess.Popen([*launch, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 200
@@ -251,7 +258,7 @@ def test_launched_processes_are_interrupted_together_and_resumed_alone(
     launcher.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)
     path = the_run()
-    assert f"go on with: dlhpc train --resume {path}" in out
+    assert f"or alone: dlhpc train --resume {path}" in out
     manifest = read_checkpoint(find_last(path / "checkpoints")).manifest
     assert manifest.world_size == 2
     stop = wants(Stepped)(lambda event: Stop("test", True) if event.step >= manifest.step + 3 else None)

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from dlhpc.training.events import Stepped, Stop
+from dlhpc.training.events import Started, Stepped, Stop
 from dlhpc.training.interruption import stop_on_signals
 
 STEPPED = Stepped(1, {})
@@ -52,3 +52,11 @@ def test_outside_the_main_thread_it_never_stops() -> None:
     thread.start()
     thread.join(timeout=60)
     assert answers == [None]
+
+
+def test_one_process_speaks_for_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with stop_on_signals() as callback:
+        callback(Started(0, 10, 10, 1, rank=1, world_size=2))
+        os.kill(os.getpid(), signal.SIGINT)
+        assert callback(STEPPED) == Stop("SIGINT", interrupted=True)
+    assert capsys.readouterr().err == ""

@@ -20,17 +20,21 @@ def stop_on_signals() -> Iterator[Callback]:
     both). Outside the main thread no handler can be set: the callback then never stops.
     """
     received: list[signal.Signals] = []
+    speaks = True
 
     def receive(number: int, frame: FrameType | None) -> None:
         again = signal.SIGINT in received
         received.append(signal.Signals(number))
         if again and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if len(received) == 1:
+        if len(received) == 1 and speaks:
             print(f"\n{received[0].name}: writing a checkpoint; once more ends at once", file=sys.stderr, flush=True)
 
     @wants(Started, Stepped)
     def stop(event: Started | Stepped) -> Stop | None:
+        nonlocal speaks
+        if isinstance(event, Started):
+            speaks = event.rank == 0
         return Stop(received[0].name, interrupted=True) if received else None
 
     if threading.current_thread() is not threading.main_thread():
