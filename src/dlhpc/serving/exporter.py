@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import uvicorn
 
 from dlhpc.errors import ConflictError
+from dlhpc.holders import holder_of_port
 from dlhpc.monitoring.metrics import TEXT_TYPE, exposition
 from dlhpc.serving.app import App
 from dlhpc.serving.exchange import Reply, Request
@@ -63,8 +65,14 @@ def listen(host: str, port: int, setting: str) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        raise ConflictError(
-            f"{setting}: cannot listen on {host}:{port} ({error.strerror}): stop what is there, "
-            f"or choose another: --set {setting}=<port>"
-        ) from error
+        raise ConflictError(_taken(host, port, setting, error)) from error
     return listener
+
+
+def _taken(host: str, port: int, setting: str, error: OSError) -> str:
+    where = f"{setting}: cannot listen on {host}:{port} ({error.strerror})"
+    if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        holder = holder_of_port(port)
+        who = f"{holder} does; stop it, or " if holder else ""
+        return f"{where}: {who}choose another port: --set {setting}=<port>"
+    return f"{where}: 'host' must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"

@@ -45,6 +45,7 @@ OBJECT_STORE_BYTES: Final = 100_000_000
 """Nothing of ours travels through Ray's object store; this is about the least that it takes."""
 LONGEST_FOLDER: Final = 40
 """Ray's and HAProxy's sockets add up to 67 characters, and the kernel allows 107."""
+_log = logging.getLogger(__name__)
 
 
 def serve(spec: ServingSpec, ready: Callable[[ModelInfo], None]) -> None:
@@ -124,6 +125,7 @@ class RayCluster:
         self._info = info
         self._folder = folder
         self._handle: Any = None
+        self._is_initialized = False
         reachable = LOOPBACK if spec.host == "0.0.0.0" else spec.host
         self._url = f"http://{reachable}:{spec.port}"
 
@@ -134,14 +136,11 @@ class RayCluster:
         try:
             import ray
             from ray import serve as ray_serve
-            from ray._private import utils as ray_internals
         except ModuleNotFoundError as error:
             raise MissingExtraError("serving", "ray", "serve") from error
-        # Ray would answer SIGTERM by ending the cluster at once, with all that is in flight.
-        ray_internals.set_sigterm_handler = lambda handler: None
-        for name in ("ray", "ray.serve"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        _tame_driver()
         yield
+        self._is_initialized = True  # even if it fails half way
         ray.init(
             address="local",
             num_cpus=2 + int(CPUS_PER_REPLICA * self._spec.replicas),
@@ -204,17 +203,17 @@ class RayCluster:
         try:
             return self._handle.broadcast(method, *arguments).results(timeout_s=timeout_s, return_exceptions=True)
         except Exception as error:  # no replica, no controller, no time: for the caller all the same
-            logging.getLogger(__name__).debug("asking the replicas for %s failed: %s", method, error)
+            _log.debug("asking the replicas for %s failed: %s", method, error)
             return []
 
     def stop(self) -> None:
         """See Cluster.stop."""
         self._stop_proxy()
-        if "ray" in sys.modules:
+        if self._is_initialized:
             import ray
             from ray import serve as ray_serve
 
-            with suppress(Exception):  # a controller that died has nothing to shut down
+            with suppress(Exception):  # a controller that died, or was not born yet, has nothing to shut down
                 ray_serve.shutdown()
             ray.shutdown()
         end_processes(str(self._folder))
@@ -227,6 +226,18 @@ class RayCluster:
         except (OSError, ValueError):
             return
         wait_for(lambda: str(self._folder) not in command_line(pid), 2.0)
+
+
+def _tame_driver() -> None:
+    """Keep Ray, in this process, from what is the supervisor's business."""
+    from ray._private import utils, worker
+
+    # It would answer SIGTERM by ending the cluster at once, with all that is in flight,
+    utils.set_sigterm_handler = lambda handler: None
+    # and print on stdout, which belongs to results, that the actors which it killed are dead.
+    worker.print_to_stdstream = lambda data, ignore_prefix: _log.debug("ray: %s", data["lines"])
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def start_failure(text: str) -> DlhpcError:
