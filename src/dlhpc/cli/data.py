@@ -16,7 +16,11 @@ SHOWN_CLASSES = 40
 """Classes listed on a terminal; --json has them all."""
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Example:
+  dlhpc data describe config/flax_config.yaml --contact-sheet sheet.png"""
+)
 def command() -> None:
     """Look at a data set as training would see it."""
 

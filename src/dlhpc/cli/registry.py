@@ -46,7 +46,14 @@ def _open(root: Path) -> Registry:
     return Registry(root)
 
 
-@click.group(epilog=REFERENCES)
+@click.group(
+    epilog=f"""{REFERENCES}
+
+\b
+Examples:
+  dlhpc registry list
+  dlhpc registry alias digits-mlp production digits-mlp:3"""
+)
 def command() -> None:
     """List, show, copy, name and verify published models."""
 

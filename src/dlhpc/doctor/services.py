@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dlhpc.backends import load_backend
+from dlhpc.doctor.extensions import extensions_folder, stale_locks
 from dlhpc.doctor.finding import Finding
 from dlhpc.errors import DlhpcError, NotFoundError
-from dlhpc.doctor.extensions import extensions_folder, stale_locks
 from dlhpc.holders import holder_of_port
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
