@@ -6,20 +6,12 @@ import json
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from dlhpc.cli.main import main
-
-
-def free_ports(count: int) -> list[str]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [str(each.getsockname()[1]) for each in sockets]
+from tests.ports import free_ports
 
 
 def test_trains_exchanges_serves_and_stops(checkout: Path, tmp_path: Path) -> None:
