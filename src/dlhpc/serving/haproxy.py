@@ -22,13 +22,11 @@ from dlhpc.spec.wire import PROBLEM_TYPE, problem
 PID_FILE: Final = "haproxy.pid"
 
 _PAGES: Final = {
-    400: ("bad_request", "the request is not valid HTTP/1.1"),
-    408: ("request_timeout", "the request's headers took too long to arrive"),
     502: ("unavailable", "the replica that had this request went away: send it again"),
     503: ("unavailable", "no replica can take requests now: the model is being loaded, or the server stops"),
     504: ("deadline_exceeded", "the replica did not answer in time"),
 }
-"""Status that HAProxy means -> what the client is told."""
+"""Status that HAProxy means -> what the client is told. Its 400 and 408, to what is no whole HTTP request, are fixed."""
 
 
 def install(folder: Path, binary: str, spec: ServingSpec) -> Path:
@@ -85,6 +83,8 @@ def _edits(folder: Path, spec: ServingSpec) -> str:
             r"s|^ *log [0-9].*|    log stderr format raw local0 notice|",
             rf"s|^ *option httplog$|    option httplog\n    option dontlog-normal\n{timeouts}\n{server}\n{pages}|",
             rf"s|^frontend http_frontend$|&\n{closing}|",
+            # While no replica lives, Ray's own proxy would let requests wait for one instead of refusing them.
+            r"/^ *server SERVE_PROXY_ACTOR-fallback/d",
             # Before the first replica is there, and after the last, every path is unavailable rather than unknown.
             r"s|^ *http-request return status 404 .*|    http-request deny deny_status 503|",
             "",

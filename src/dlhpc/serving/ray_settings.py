@@ -9,8 +9,7 @@ from pathlib import Path
 def ray_settings(folder: Path, proxy_script: Path, fallback_port: int) -> dict[str, str]:
     """Environment variables for a fast, quiet cluster on the loopback interface.
 
-    `folder` takes HAProxy's files; `fallback_port` is a free port of 127.0.0.1 for Ray's own proxy, which takes over
-    while no replica lives.
+    `folder` takes HAProxy's files; `fallback_port` is a free port of 127.0.0.1 for Ray's own proxy, which nobody asks.
     """
     return {
         # Fast: HAProxy in front, which asks the replicas directly, and user code on the replica's own event loop.

@@ -116,7 +116,6 @@ class Kind(NamedTuple):
 
 
 PROBLEMS: Final[dict[str, Kind]] = {
-    "bad_request": Kind(400, "The request is not HTTP"),
     "bad_json": Kind(400, "The body is not JSON"),
     "not_found": Kind(404, "There is nothing at this path"),
     "method_not_allowed": Kind(405, "This path does not take this method"),
