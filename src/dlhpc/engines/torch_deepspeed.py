@@ -102,8 +102,9 @@ class DeepSpeedEngine:
 
     def descend(self, loss: Tensor, *, last: bool) -> None:
         del last  # DeepSpeed counts the parts itself
-        # It averages over the processes, where the loss's parts are to be added.
-        self._engine.backward(loss * self._world_size, scale_wrt_gas=False)
+        if self._world_size > 1:
+            loss = loss * self._world_size  # DeepSpeed averages over the processes, where the parts are to be added
+        self._engine.backward(loss, scale_wrt_gas=False)
         self._engine.step()
 
     def set_learning_rate(self, value: float) -> None:

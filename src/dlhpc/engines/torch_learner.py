@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from dlhpc.data.batch import HostBatch
 from dlhpc.draws import MASK32
 from dlhpc.engines import torch_deepspeed, torch_processes
 from dlhpc.engines.torch_engine import Engine, PlainEngine, Resume
+from dlhpc.engines.torch_memory import keep_freed_memory
 from dlhpc.engines.torch_network import (
     Normalize,
     build_model,
@@ -58,7 +60,7 @@ class Placed:
 
     inputs: Tensor
     labels: Tensor
-    counts: tuple[int, ...]
+    counts: npt.NDArray[np.int32]
     first_row: int
 
 
@@ -74,6 +76,7 @@ class TorchLearner:
         self._slots = bind(run.optimizer).slots
         self._formats = numbers(run.training.precision)
         self._device = local_device()
+        keep_freed_memory(os.environ)
         self._normalize = Normalize(Preprocessing(run.data.mean, run.data.std), self._formats, self._device)
         self._engines: list[Engine] = []
         self._joined = torch_deepspeed.available()
@@ -157,38 +160,40 @@ class TorchLearner:
         """Copies: the host's arrays may be overwritten afterwards."""
         inputs = torch.tensor(batch.inputs, device=self._device)
         labels = torch.tensor(batch.labels, dtype=torch.int64, device=self._device)
-        return Placed(inputs, labels, tuple(int(count) for count in batch.counts), batch.first_row)
+        return Placed(inputs, labels, batch.counts.copy(), batch.first_row)
 
     def steps(self, state: State, batch: Placed, controls: Controls) -> tuple[State, Metrics]:
         """K updates, one after another. Spends `state`."""
         if not self._run.model.dropout_rate and controls.dropout_rate.any():
             raise ValueError("a dropout rate was passed to a model whose spec has none (model.dropout_rate is 0)")
-        sums = []
+        losses, corrects = [], []
         for index in range(len(batch.counts)):
             rate, step = float(controls.dropout_rate[index]), int(controls.step[index])
             dropping = Dropping(rate, self._run.seed & MASK32, step & MASK32, batch.first_row)
             state.engine.set_learning_rate(float(controls.learning_rate[index]))
-            sums.append(self._one_step(state.engine, batch, index, dropping))
+            loss, correct = self._one_step(state.engine, batch, index, dropping)
+            losses.append(loss)
+            corrects.append(correct)
             state.consumed, state.applied = state.consumed + 1, state.applied + 1
-        totals = torch.stack(sums)
+        loss_K, correct_K = torch.stack(losses), torch.stack(corrects)
         if self.world_size > 1:
-            torch_processes.sum_over_processes(totals)
-        count = torch.tensor(batch.counts, dtype=torch.int32)
-        return state, {"loss": totals[:, 0], "correct": totals[:, 1].to(torch.int32), "count": count}
+            torch_processes.sum_over_processes(loss_K)
+            torch_processes.sum_over_processes(correct_K)
+        return state, {"loss": loss_K, "correct": correct_K, "count": batch.counts}
 
-    def _one_step(self, engine: Engine, batch: Placed, index: int, dropping: Dropping) -> Tensor:
-        """One update; this process's share of [loss, correct]."""
+    def _one_step(self, engine: Engine, batch: Placed, index: int, dropping: Dropping) -> tuple[Tensor, Tensor]:
+        """One update; this process's share of the loss, and its correct rows."""
         parts = self._run.training.gradient_accumulation
-        inputs = batch.inputs[index].chunk(parts)
-        labels = batch.labels[index].chunk(parts)
-        shares = []
-        for part in range(parts):
-            logits = engine(self._normalize(inputs[part]), dropping).to(self._formats.master)
-            loss = loss_sum(logits, labels[part], self._run.training.label_smoothing) / batch.counts[index]
-            engine.descend(loss, last=part == parts - 1)
-            shares.append(torch.stack((loss.detach(), correct_count(logits.detach(), labels[part]))))
-            dropping = replace(dropping, first_row=dropping.first_row + len(labels[part]))
-        return shares[0] if parts == 1 else torch.stack(shares).sum(dim=0)
+        count = int(batch.counts[index])
+        loss = correct = torch.zeros(())
+        for part, (inputs, labels) in enumerate(_parts(batch.inputs[index], batch.labels[index], parts)):
+            logits = engine(self._normalize(inputs), dropping).to(self._formats.master)
+            part_loss = loss_sum(logits, labels, self._run.training.label_smoothing) / count
+            engine.descend(part_loss, last=part == parts - 1)
+            part_loss, part_correct = part_loss.detach(), correct_count(logits.detach(), labels)
+            loss, correct = (loss + part_loss, correct + part_correct) if part else (part_loss, part_correct)
+            dropping = replace(dropping, first_row=dropping.first_row + len(labels))
+        return loss, correct
 
     @torch.no_grad()
     def evaluate(self, state: State, batch: Placed) -> Metrics:
@@ -198,7 +203,7 @@ class TorchLearner:
         sums = torch.stack((loss_sum(logits, labels, 0.0), correct_count(logits, labels), (labels >= 0).sum()))
         if self.world_size > 1:
             torch_processes.sum_over_processes(sums)
-        return {"loss_sum": sums[0], "correct": sums[1].to(torch.int32), "count": sums[2].to(torch.int32)}
+        return {"loss_sum": sums[0], "correct": sums[1].to(torch.int64), "count": sums[2].to(torch.int64)}
 
     def agree(self, value: int) -> int:
         """The greatest value that any process passed."""
@@ -211,6 +216,13 @@ class TorchLearner:
         if self._joined:
             self._joined = False
             torch_processes.leave()
+
+
+def _parts(inputs: Tensor, labels: Tensor, parts: int) -> Iterator[tuple[Tensor, Tensor]]:
+    if parts == 1:
+        yield inputs, labels
+    else:
+        yield from zip(inputs.chunk(parts), labels.chunk(parts), strict=True)
 
 
 def _refuse_what_torch_cannot_do(run: RunSpec, world_size: int) -> None:

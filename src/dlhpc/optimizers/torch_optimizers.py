@@ -19,7 +19,7 @@ from dlhpc.optimizers.rules import BoundRule, Scalars, bind
 from dlhpc.spec.optimizer import OptimizerSpec
 
 BLOCK = 1 << 16
-"""Elements updated at a time on a CPU: a rule's temporaries then stay in the cache instead of going to memory."""
+"""Elements updated at a time on a CPU: a rule's temporaries then fit the cache, and memory holds no copies."""
 
 
 class RuleOptimizer(torch.optim.Optimizer):
