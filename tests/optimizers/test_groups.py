@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from dlhpc.errors import ConfigError
 from dlhpc.optimizers.groups import decays, learning_rate_scales
 from dlhpc.spec.model import MLPSpec
 from dlhpc.spec.optimizer import AdamWSpec, ParameterGroup
@@ -24,9 +27,11 @@ def test_the_first_group_that_matches_counts() -> None:
     assert scales["head/kernel"] == scales["head/bias"] == 1.0
 
 
-def test_patterns_see_the_case() -> None:
-    spec = AdamWSpec(groups=(ParameterGroup(match="HEAD/*", learning_rate_scale=2.0),))
-    assert set(learning_rate_scales(spec, TABLE).values()) == {1.0}
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    groups = tuple(ParameterGroup(match=match) for match in ("head/*", "heads/*", "HEAD/*"))
+    with pytest.raises(ConfigError, match=r"groups\.1\.match: 'heads/\*' came, expected .*head/kernel") as caught:
+        learning_rate_scales(AdamWSpec(groups=groups), TABLE)
+    assert len(caught.value.problems) == 2
 
 
 def test_biases_and_norms_do_not_decay() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any, Literal
 
@@ -34,8 +35,7 @@ def answer(framework: Framework, name: str, precision: str, dropout: bool = Fals
     return function(spec, weights_of(name), random_batch(spec, seed=99), precision, DROPPING if dropout else None)
 
 
-def assert_twins(name: str, precision: str, dropout: bool = False) -> None:
-    flax, torch = (answer(framework, name, precision, dropout) for framework in ("flax", "torch"))
+def assert_twins(flax: Answer, torch: Answer, precision: str) -> None:
     output_limit, gradient_limit = LIMITS[precision]
     assert flax.logits.dtype == torch.logits.dtype == np.dtype(precision)
     assert difference(flax.logits, torch.logits) <= output_limit
@@ -50,29 +50,31 @@ def assert_twins(name: str, precision: str, dropout: bool = False) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_outputs_and_gradients_agree(name: str, precision: str) -> None:
     assert all(np.any(array) for array in weights_of(name).values())
-    assert_twins(name, precision)
+    assert_twins(answer("flax", name, precision), answer("torch", name, precision), precision)
 
 
 @pytest.mark.parametrize(
     ("name", "precision"), [("mlp-layer-silu", "float64"), ("mlp", "float32"), ("cnn-even-kernel", "float64")]
 )
 def test_outputs_and_gradients_agree_under_dropout(name: str, precision: str) -> None:
-    assert_twins(name, precision, dropout=True)
-    plain = answer("flax", name, precision)
-    assert difference(answer("flax", name, precision, dropout=True).logits, plain.logits) > 0.01
+    flax, torch = (answer(framework, name, precision, dropout=True) for framework in ("flax", "torch"))
+    assert_twins(flax, torch, precision)
+    assert difference(flax.logits, answer("flax", name, precision).logits) > 0.01
 
 
+@pytest.mark.parametrize("precision", LIMITS)
 @pytest.mark.parametrize(
-    "number", [pytest.param(number, marks=[] if number < 4 else pytest.mark.slow) for number in range(150)]
+    "number", [pytest.param(number, marks=[] if number < 3 else pytest.mark.slow) for number in range(100)]
 )
-def test_random_models_agree(number: int) -> None:
+def test_random_models_agree(number: int, precision: str) -> None:
     spec = random_spec(number)
     weights, batch = trained_weights(spec, steps=5), random_batch(spec, seed=number)
-    flax, torch = (function(spec, weights, batch, "float64") for function in (flax_answer, torch_answer))
-    assert difference(flax.logits, torch.logits) <= 1e-11
-    for row, gradient in torch.gradients.items():
-        # A gradient may vanish exactly (dead units): then it does so in both.
-        assert difference(flax.gradients[row], gradient) <= 1e-10 or not (gradient.any() or flax.gradients[row].any())
+    flax, torch = (function(spec, weights, batch, precision) for function in (flax_answer, torch_answer))
+    # A gradient may vanish (units that are dead for the whole batch): then it does so in both.
+    alive = {row for row, gradient in torch.gradients.items() if gradient.any()}
+    assert alive == {row for row, gradient in flax.gradients.items() if gradient.any()}
+    flax, torch = (replace(one, gradients={row: one.gradients[row] for row in alive}) for one in (flax, torch))
+    assert_twins(flax, torch, precision)
 
 
 @pytest.mark.parametrize("framework", ["flax", "torch"])

@@ -24,8 +24,9 @@ class FlaxPredictor:
     def __init__(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> None:
         table = param_table(model)
         verify_weights(table, weights, "the weights")
-        if model.input_shape is None or model.num_classes is None:
-            raise ValueError("a predictor needs a resolved model")
+        # A model without these has no table.
+        assert model.input_shape is not None
+        assert model.num_classes is not None
         self._input_shape, self._classes = model.input_shape, model.num_classes
         leaves = layout("flax", table).to_framework(weights)
         self._params = {name: jnp.array(leaf, jnp.float32, copy=True) for name, leaf in leaves.items()}

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from dlhpc.errors import ConfigError
 from dlhpc.spec.optimizer import OptimizerSpec
 from dlhpc.weights.table import Param
 
 
 def learning_rate_scales(spec: OptimizerSpec, table: tuple[Param, ...]) -> dict[str, float]:
-    """Factor on every parameter's learning rate: of the first group whose pattern matches its name, else 1."""
+    """Factor on every parameter's learning rate: of the first group whose pattern matches its name, else 1.
+
+    Raises ConfigError for a pattern that matches no parameter.
+    """
+    names = [row.name for row in table]
+    problems = [
+        f"optimizer.groups.{index}.match: {group.match!r} came, expected a pattern that matches a parameter: "
+        + ", ".join(names)
+        for index, group in enumerate(spec.groups)
+        if not any(fnmatchcase(name, group.match) for name in names)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
     def scale(name: str) -> float:
         return next((group.learning_rate_scale for group in spec.groups if fnmatchcase(name, group.match)), 1.0)
 
-    return {row.name: scale(row.name) for row in table}
+    return {name: scale(name) for name in names}
 
 
 def decays(spec: OptimizerSpec, table: tuple[Param, ...]) -> dict[str, float]:
     """Weight decay of every parameter: the spec's, or 0 where the table exempts it (biases and norms)."""
     return {row.name: spec.weight_decay if row.decay else 0.0 for row in table}
-
-
-def unmatched_groups(spec: OptimizerSpec, table: tuple[Param, ...]) -> list[str]:
-    """Patterns that match no parameter: a misspelt name, most likely."""
-    return [group.match for group in spec.groups if not any(fnmatchcase(row.name, group.match) for row in table)]
