@@ -127,6 +127,8 @@ class Batcher:
             half = len(images) // 2
             return self._compute(images[:half]) + self._compute(images[half:])
         self._observe(len(images), time.perf_counter() - started)
+        if len(rows) != len(images):  # nobody could tell whose they are
+            raise ValueError(f"the model gave {len(rows)} rows for {len(images)} images")
         finite: list[bool] = np.atleast_1d(np.isfinite(rows).all(axis=1)).tolist()
         return [
             row if is_finite else NotFiniteError("the model's probabilities are not finite")
