@@ -25,9 +25,7 @@ def dlhpc(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object, status: int = 0) -> str:
-        result = CliRunner().invoke(
-            command, [str(argument) for argument in arguments], prog_name="dlhpc config"
-        )
+        result = CliRunner().invoke(command, [str(argument) for argument in arguments], prog_name="dlhpc config")
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == status, result.output
@@ -296,10 +294,7 @@ def test_schema_is_json_schema(dlhpc):
 
 def test_help_teaches_the_precedence(dlhpc):
     text = dlhpc("--help")
-    places = [
-        text.index(word)
-        for word in ("defaults", "extends:", "the file itself", "DLHPC_TRAINING__", "--set tr")
-    ]
+    places = [text.index(word) for word in ("defaults", "extends:", "the file itself", "DLHPC_TRAINING__", "--set tr")]
     assert places == sorted(places)
 
 

@@ -20,9 +20,7 @@ def keys_table(keys: tuple[Key, ...]) -> str:
         default = "" if key.kind == "section" else f"`{flow(key.default)}`"
         default = REQUIRED if key.default == REQUIRED else default
         only = f" *With {'; '.join(key.when)}.*" if key.when else ""
-        lines.append(
-            f"| `{key.path}` | {_cell(key.expected)} | {_cell(default)} | {_cell(key.help + only)} |"
-        )
+        lines.append(f"| `{key.path}` | {_cell(key.expected)} | {_cell(default)} | {_cell(key.help + only)} |")
     return "\n".join(lines)
 
 

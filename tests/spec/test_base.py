@@ -15,9 +15,7 @@ def test_a_spec_never_changes():
         RunSpec().seed = 3
 
 
-@pytest.mark.parametrize(
-    "values", [{"sed": 1}, {"training": {"x": 1}}, {"seed": -1}, {"seed": 2**40}, {"seed": 1.0}]
-)
+@pytest.mark.parametrize("values", [{"sed": 1}, {"training": {"x": 1}}, {"seed": -1}, {"seed": 2**40}, {"seed": 1.0}])
 def test_a_spec_is_closed_and_strict_in_python_too(values):
     with pytest.raises(ValidationError):
         RunSpec.model_validate(values)

@@ -90,7 +90,4 @@ def test_defaults_set_by_hand_give_the_default_run():
 def test_variables_are_named():
     keys = {key.path: key for key in catalogue(RUN)}
     assert keys["training.learning_rate"].variable(RUN) == "DLHPC_TRAINING__LEARNING_RATE"
-    assert (
-        next(key for key in catalogue(SERVING) if key.path == "port").variable(SERVING)
-        == "DLHPC_SERVING__PORT"
-    )
+    assert next(key for key in catalogue(SERVING) if key.path == "port").variable(SERVING) == "DLHPC_SERVING__PORT"

@@ -98,9 +98,7 @@ def test_equal_values_are_no_contradiction() -> None:
 def test_set_stands_above_both_files() -> None:
     run = merged({"train_batch_size": 32}, overrides=("training.batch_size=8",))
     assert run.training.batch_size == 8
-    run = merged(
-        {"train_batch_size": 32}, TORCH + "training: {batch_size: 32}\n", overrides=("training.batch_size=8",)
-    )
+    run = merged({"train_batch_size": 32}, TORCH + "training: {batch_size: 32}\n", overrides=("training.batch_size=8",))
     assert run.training.batch_size == 8
 
 

@@ -78,9 +78,7 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path):
 
 
 def test_a_file_may_be_extended_twice(write):
-    path = write(
-        root="seed: 7", a="extends: root.yaml", b="extends: root.yaml", run="extends: [a.yaml, b.yaml]"
-    )
+    path = write(root="seed: 7", a="extends: root.yaml", b="extends: root.yaml", run="extends: [a.yaml, b.yaml]")
     assert load_run(path, environ={}).seed == 7
 
 
@@ -115,9 +113,7 @@ def test_a_conflict_between_files_is_told_in_the_file_on_top(write):
 
 
 def test_a_base_that_cannot_be_read_stops_the_conclusions(write):
-    path = write(
-        base="data: {source: image_folder\nseed: [", run="extends: base.yaml\ndata: {path: photos}\nx: 1"
-    )
+    path = write(base="data: {source: image_folder\nseed: [", run="extends: base.yaml\ndata: {path: photos}\nx: 1")
     found = problems(path)
     assert len(found) == 1
     assert found[0].startswith("base.yaml:2:")
@@ -172,9 +168,7 @@ def test_another_choice_inherits_what_all_choices_share(write):
 def test_the_same_choice_again_inherits_everything(write):
     path = write(base="data: {source: image_folder, path: photos}", run="extends: base.yaml")
     overrides = ["data.source=image_folder", "data.channels=1"]
-    assert load_run(path, overrides=overrides, environ={}).data == ImageFolderSpec(
-        path=Path("photos"), channels=1
-    )
+    assert load_run(path, overrides=overrides, environ={}).data == ImageFolderSpec(path=Path("photos"), channels=1)
 
 
 def test_another_framework_keeps_the_model(write):
@@ -184,9 +178,7 @@ def test_another_framework_keeps_the_model(write):
 
 
 def test_lists_are_replaced_whole(write):
-    path = write(
-        base="model: {hidden_sizes: [1, 2, 3]}", run="extends: base.yaml\nmodel: {hidden_sizes: [4]}"
-    )
+    path = write(base="model: {hidden_sizes: [1, 2, 3]}", run="extends: base.yaml\nmodel: {hidden_sizes: [4]}")
     assert load_run(path, environ={}).model.hidden_sizes == (4,)
 
 

@@ -70,6 +70,10 @@ def test_the_seed_example_is_a_valid_run(write):
     assert (run.training.num_epochs, run.training.batch_size, run.training.learning_rate) == (100, 64, 0.001)
 
 
+def test_a_path_may_be_a_text(write):
+    assert load_run(str(write("seed: 3")), environ={}).seed == 3
+
+
 def test_without_a_file_every_value_is_the_default():
     assert load_run(None, environ={}) == RunSpec()
 
@@ -146,9 +150,7 @@ seed: 1_000
     )
     names = "'FlaxMLP', 'FlaxCNN', 'TorchDeepSpeedMLP', 'TorchDeepSpeedCNN'"
     lower = "a name of lower-case letters, digits, '.', '_' and '-'"
-    pattern = (
-        "Shell pattern over canonical parameter names, such as `head/*`; the first group that matches counts"
-    )
+    pattern = "Shell pattern over canonical parameter names, such as `head/*`; the first group that matches counts"
     assert problems(path) == [
         f"run.yaml:1:7: name: text 'Digits MLP' came, expected {lower} or null; did you mean 'digits-mlp'?",
         f"run.yaml:3:9: model.name: 'FlaxMPL' came, expected one of {names}; did you mean 'FlaxMLP'?",
@@ -198,9 +200,7 @@ def test_exit_status_is_2(write):
 
 @pytest.mark.parametrize("number", ["1e-3", "1E-3", "0.001", "1.0e-3", "+.001", ".1e-2"])
 def test_a_number_is_a_number(write, number):
-    assert (
-        load_run(write(f"training: {{learning_rate: {number}}}"), environ={}).training.learning_rate == 0.001
-    )
+    assert load_run(write(f"training: {{learning_rate: {number}}}"), environ={}).training.learning_rate == 0.001
 
 
 @pytest.mark.parametrize("text", ["0x10", "0o20", "16", "+16"])
@@ -229,17 +229,12 @@ def test_true_is_no_integer(write):
 
 
 def test_a_section_with_nothing_below_says_nothing(write):
-    assert (
-        load_run(write("model:\ntraining:\n  # batch_size: 3\nseed: 1\n"), environ={}).training.batch_size
-        == 64
-    )
+    assert load_run(write("model:\ntraining:\n  # batch_size: 3\nseed: 1\n"), environ={}).training.batch_size == 64
 
 
 def test_a_scalar_is_no_section(write):
     (problem,) = problems(write("training: 5"))
-    assert problem.startswith(
-        "run.yaml:1:11: training: 5 came, expected a mapping with keys such as num_epochs, "
-    )
+    assert problem.startswith("run.yaml:1:11: training: 5 came, expected a mapping with keys such as num_epochs, ")
 
 
 def test_lists_of_mappings(write):
@@ -263,16 +258,11 @@ def test_a_choice_brings_its_own_defaults(write):
     assert load_run(write("data: {source: digits}"), environ={}).data == DigitsSpec()
     assert load_run(write("data: {source: digits}"), environ={}).data.split.method == "halves"
     assert load_run(write("optimizer: {name: lion}"), environ={}).optimizer == LionSpec()
-    assert (
-        load_run(write("training: {schedule: {name: constant}}"), environ={}).training.schedule
-        == ConstantSchedule()
-    )
+    assert load_run(write("training: {schedule: {name: constant}}"), environ={}).training.schedule == ConstantSchedule()
 
 
 def test_part_of_a_nested_default_keeps_the_rest_of_the_fields(write):
-    split = load_run(
-        write("data: {source: digits, split: {method: halves, validation: 0.2}}"), environ={}
-    ).data.split
+    split = load_run(write("data: {source: digits, split: {method: halves, validation: 0.2}}"), environ={}).data.split
     assert split == SplitSpec(method="halves", validation=0.2)
 
 
@@ -313,9 +303,7 @@ def test_a_model_name_that_is_no_text(write):
 
 
 def test_the_file_form_is_read_back_equal(write):
-    run = RunSpec(
-        backend="torch", model=CNNSpec(strides=(2,)), data=DigitsSpec(), optimizer=LionSpec(weight_decay=0.5)
-    )
+    run = RunSpec(backend="torch", model=CNNSpec(strides=(2,)), data=DigitsSpec(), optimizer=LionSpec(weight_decay=0.5))
     values = file_form(run)
     assert next(iter(values["model"])) == "name"
     assert next(iter(values["data"])) == "source"
@@ -329,9 +317,7 @@ def test_the_file_form_of_a_server(write):
 
 
 def test_explicit_values_rebuild_the_run():
-    run = RunSpec(
-        data=ArraysSpec(path=Path("a.npz")), optimizer=LionSpec(groups=(ParameterGroup(match="*"),))
-    )
+    run = RunSpec(data=ArraysSpec(path=Path("a.npz")), optimizer=LionSpec(groups=(ParameterGroup(match="*"),)))
     assert explicit(run) == {
         "data": {"source": "arrays", "path": Path("a.npz")},
         "optimizer": {"name": "lion", "groups": [{"match": "*"}]},
@@ -342,14 +328,9 @@ def test_explicit_values_rebuild_the_run():
 
 
 def test_merge_takes_dotted_and_nested_values_in_both_forms():
-    run = merge(
-        RunSpec(), {"training.batch_size": 32, "data": {"source": "digits"}, "model.name": "FlaxCNN"}, "x"
-    )
+    run = merge(RunSpec(), {"training.batch_size": 32, "data": {"source": "digits"}, "model.name": "FlaxCNN"}, "x")
     assert (run.training.batch_size, run.data, run.model) == (32, DigitsSpec(), CNNSpec())
-    assert (
-        merge(run, {"backend": "torch", "model.input_shape": (8, 8, 1)}, "x").model_name
-        == "TorchDeepSpeedCNN"
-    )
+    assert merge(run, {"backend": "torch", "model.input_shape": (8, 8, 1)}, "x").model_name == "TorchDeepSpeedCNN"
 
 
 def test_merge_leaves_the_given_run_alone():

@@ -250,9 +250,7 @@ KEYS = st.sampled_from([
     "registry.path", "distributed.zero_stage", "backend", "model.architecture", "extends", "a.b", "", ".", "a..b",
 ])
 # fmt: on
-GARBAGE = st.one_of(
-    st.lists(YAML_PIECES, max_size=25).map("".join), st.text(max_size=60), st.binary(max_size=60)
-)
+GARBAGE = st.one_of(st.lists(YAML_PIECES, max_size=25).map("".join), st.text(max_size=60), st.binary(max_size=60))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

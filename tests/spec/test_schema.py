@@ -130,9 +130,7 @@ SECTIONS = st.fixed_dictionaries(
                 "noise": st.sampled_from([0.5, -1]),
             },
         ),
-        "training": st.sampled_from(
-            [None, {}, {"batch_size": 3}, {"batch_size": 3.5}, {"precision": "float16"}]
-        ),
+        "training": st.sampled_from([None, {}, {"batch_size": 3}, {"batch_size": 3.5}, {"precision": "float16"}]),
         "optimizer": st.sampled_from([{"name": "lion"}, {"eps": 1.0}, {"name": "lion", "eps": 1.0}]),
     },
 )

@@ -154,7 +154,5 @@ def test_a_rule_waits_for_the_values_it_reads(tmp_path):
 def test_the_problem_is_told_where_the_user_spoke_last(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("model: {name: TorchDeepSpeedMLP}\ndistributed: {zero_stage: 2}")
-    with pytest.raises(
-        ConfigError, match=r"^--set model\.name=FlaxMLP: model\.name: ZeRO stage 2 came with FlaxMLP"
-    ):
+    with pytest.raises(ConfigError, match=r"^--set model\.name=FlaxMLP: model\.name: ZeRO stage 2 came with FlaxMLP"):
         load_run(path, overrides=["model.name=FlaxMLP"], environ={})

@@ -20,12 +20,8 @@ VALUES = st.recursive(
     | st.integers(-(2**63), 2**63)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
-    | st.sampled_from(
-        ["null", "true", "1e-3", "~", "", "0x1", "12", "no", "a b", "@x", "a: b", "- a", "#", "<<"]
-    ),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b_c"]), inner, max_size=2)
-    ),
+    | st.sampled_from(["null", "true", "1e-3", "~", "", "0x1", "12", "no", "a b", "@x", "a: b", "- a", "#", "<<"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b_c"]), inner, max_size=2),
     max_leaves=6,
 )
 
@@ -70,9 +66,7 @@ def test_a_run_is_read_back_equal(tmp_path):
 @pytest.fixture
 def text():
     given = {"model.name": "FlaxMLP", "data.source": "synthetic", "training.num_epochs": 3}
-    keys = [
-        key for key in catalogue(RUN) if not any("CNN" in w or "lion" in w or "digits" in w for w in key.when)
-    ]
+    keys = [key for key in catalogue(RUN) if not any("CNN" in w or "lion" in w or "digits" in w for w in key.when)]
     keys = [key for key in keys if not any("arrays" in w and "synthetic" not in w for w in key.when)]
     keys = [key for key in keys if not any("image_folder" in w and "synthetic" not in w for w in key.when)]
     return "\n".join(commented(keys, given))

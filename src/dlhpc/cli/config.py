@@ -28,9 +28,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting; may be repeated."
 )
-serving_option = click.option(
-    "--serving", is_flag=True, help="A server's settings instead of a training run's."
-)
+serving_option = click.option("--serving", is_flag=True, help="A server's settings instead of a training run's.")
 
 
 @click.group(
@@ -203,9 +201,7 @@ def _given(model: str, data: str) -> dict[str, Any]:
     elif data.endswith(os.sep) or Path(data).is_dir():
         source = {"data.source": "image_folder", "data.path": data}
     else:
-        raise UsageError(
-            f"--data {data}: expected 'digits', 'synthetic', an existing folder, or an .npz file"
-        )
+        raise UsageError(f"--data {data}: expected 'digits', 'synthetic', an existing folder, or an .npz file")
     return {"model.name": model, **source, **{key: defaults[key] for key in ESSENTIAL}}
 
 

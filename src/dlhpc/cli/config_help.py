@@ -31,11 +31,7 @@ def matching(keys: Sequence[Key], path: str, form: Form) -> tuple[Key, ...]:
     section, _, last = path.rpartition(".")
     beside = closest(last, [p.rpartition(".")[2] for p in paths if p.rpartition(".")[0] == section])
     anywhere = closest(last, [p.rpartition(".")[2] for p in paths])
-    near = (
-        [f"{section}.{beside}".lstrip(".")]
-        if beside
-        else [p for p in paths if p.rpartition(".")[2] == anywhere]
-    )
+    near = [f"{section}.{beside}".lstrip(".")] if beside else [p for p in paths if p.rpartition(".")[2] == anywhere]
     hint = f"; did you mean {' or '.join(near)}?" if near else "; 'dlhpc config explain' lists all"
     kind = "a run's file" if form.root is RunSpec else "a server's file"
     raise UsageError(f"{path}: no such key in {kind}{hint}")

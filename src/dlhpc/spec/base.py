@@ -33,9 +33,7 @@ class Spec(BaseModel):
 
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys, no spaces and no NaN: one byte string for one value."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 MAX_INT = 2**31 - 1

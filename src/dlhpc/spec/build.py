@@ -55,12 +55,8 @@ class Builder:
                 return None
             node = Node({}, node.place)
         if not isinstance(node.value, dict):
-            keys = ", ".join(
-                fields(next(iter(kind.options.values())) if isinstance(kind, Choice) else kind.spec)
-            )
-            return self._note(
-                node.place, path, f"{_came(node.value)}, expected a mapping with keys such as {keys}"
-            )
+            keys = ", ".join(fields(next(iter(kind.options.values())) if isinstance(kind, Choice) else kind.spec))
+            return self._note(node.place, path, f"{_came(node.value)}, expected a mapping with keys such as {keys}")
         spec = kind.spec if isinstance(kind, Section) else self._chosen(kind, node, path, key_place)
         values: dict[str, Any] = {}
         if spec is None:
@@ -142,9 +138,7 @@ class Builder:
             self._explain(kind.schema(), node, path, error)
             return BAD
 
-    def _explain(
-        self, schema: dict[str, Any], node: Node, path: tuple[str, ...], error: ValidationError
-    ) -> None:
+    def _explain(self, schema: dict[str, Any], node: Node, path: tuple[str, ...], error: ValidationError) -> None:
         self.bad.add(".".join(path))
         fixed = _array(schema).get("prefixItems")
         whole = not isinstance(node.value, list) or (fixed is not None and len(node.value) != len(fixed))

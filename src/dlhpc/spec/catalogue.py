@@ -52,9 +52,7 @@ def catalogue(form: Form) -> tuple[Key, ...]:
 def _section(spec: type[Spec], instance: Spec | None, path: tuple[str, ...]) -> Iterator[Key]:
     for name, kind in fields(spec).items():
         info = spec.model_fields[name]
-        default = (
-            getattr(instance, name) if instance is not None else info.get_default(call_default_factory=True)
-        )
+        default = getattr(instance, name) if instance is not None else info.get_default(call_default_factory=True)
         yield from _key(kind, default, (*path, name), info.description or "")
 
 
@@ -125,9 +123,7 @@ def _in_file_form(keys: Sequence[Key]) -> Iterator[Key]:
             }
             expected = "one of " + ", ".join(map(repr, choices))
             text = "Chooses the architecture and the framework that trains it."
-            yield replace(
-                key, path="model.name", expected=expected, default="FlaxMLP", help=text, choices=choices
-            )
+            yield replace(key, path="model.name", expected=expected, default="FlaxMLP", help=text, choices=choices)
             continue
         if key.path == "model":
             yield replace(key, expected="a mapping, chosen by its name")

@@ -109,9 +109,7 @@ def _kind(annotation: Any, default: Any) -> Kind:
     if isinstance(base, type) and issubclass(base, Spec):
         return Section(base)
     arguments = get_args(base)
-    tags = [
-        m.discriminator for m in metadata if isinstance(m, FieldInfo) and isinstance(m.discriminator, str)
-    ]
+    tags = [m.discriminator for m in metadata if isinstance(m, FieldInfo) and isinstance(m.discriminator, str)]
     if tags:
         return _choice(tags[0], arguments, default)
     if NoneType in arguments and len(arguments) == 2:
@@ -142,11 +140,7 @@ def describe(schema: Mapping[str, Any], *, plural: bool = False) -> str:
             return _describe_list(schema, plural=plural)
         case "integer" | "number" as kind:
             noun = (
-                ("integers" if plural else "an integer")
-                if kind == "integer"
-                else "numbers"
-                if plural
-                else "a number"
+                ("integers" if plural else "an integer") if kind == "integer" else "numbers" if plural else "a number"
             )
             return f"{noun}{_range(schema)}"
         case "boolean":
@@ -155,9 +149,7 @@ def describe(schema: Mapping[str, Any], *, plural: bool = False) -> str:
             return "null"
         case "object":
             inner = schema.get("additionalProperties")
-            return (
-                f"a mapping of {describe(inner, plural=True)}" if isinstance(inner, Mapping) else "a mapping"
-            )
+            return f"a mapping of {describe(inner, plural=True)}" if isinstance(inner, Mapping) else "a mapping"
     if schema.get("format") == "path":
         return "paths" if plural else "a path"
     if schema.get("pattern") == NAME_PATTERN:

@@ -121,9 +121,7 @@ class _Files:
             if name.value is REFUSED:
                 bases.append(None)
             elif not isinstance(name.value, str) or not name.value:
-                self._problems.add(
-                    name.place, "extends", "expected a path relative to this file, or a list of paths"
-                )
+                self._problems.add(name.place, "extends", "expected a path relative to this file, or a list of paths")
                 bases.append(None)
             else:
                 bases.append(self._base(name, path.parent / name.value, chain))
@@ -165,9 +163,7 @@ def _overrides(overrides: Sequence[str], problems: Problems) -> Iterator[Node]:
         key, equals, value = text.partition("=")
         # An argument may hold bytes that are no text.
         words = text.encode("utf-8", "backslashreplace").decode().split()
-        place = Place(
-            f"--set {_shortened(' '.join(words))}", source=text or " ", layer=OVERRIDE_LAYER + index
-        )
+        place = Place(f"--set {_shortened(' '.join(words))}", source=text or " ", layer=OVERRIDE_LAYER + index)
         path = key.strip().split(".")
         if not equals or not all(path):
             problems.add(place, "", "expected KEY=VALUE, such as training.batch_size=32")

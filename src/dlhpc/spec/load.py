@@ -45,7 +45,7 @@ class Loaded:
 
 
 def load_run(
-    path: Path | None, *, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    path: Path | str | None, *, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
 ) -> RunSpec:
     """The run that a file, the environment and `KEY=VALUE` overrides describe; the default run for None.
 
@@ -56,7 +56,7 @@ def load_run(
 
 
 def load_serving(
-    path: Path | None, *, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    path: Path | str | None, *, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
 ) -> ServingSpec:
     """As load_run, for a server; its environment variables begin with DLHPC_SERVING__."""
     serving: ServingSpec = trace(SERVING, path, overrides=overrides, environ=environ).spec
@@ -64,11 +64,21 @@ def load_serving(
 
 
 def trace(
-    form: Form, path: Path | None, *, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    form: Form,
+    path: Path | str | None,
+    *,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
 ) -> Loaded:
     """As load_run, for any form, with the place of every value that was given."""
     problems = Problems()
-    node = layers(form, path, overrides, os.environ if environ is None else environ, problems)
+    node = layers(
+        form,
+        None if path is None else Path(path),
+        overrides,
+        os.environ if environ is None else environ,
+        problems,
+    )
     if node is None:
         problems.raise_any()
         raise AssertionError("an unreadable file has a problem")
@@ -107,9 +117,7 @@ def explicit(spec: Spec) -> dict[str, Any]:
         if name not in spec.model_fields_set:
             continue
         if isinstance(value, Spec):
-            said[name] = explicit(value) | (
-                {kind.tag: getattr(value, kind.tag)} if isinstance(kind, Choice) else {}
-            )
+            said[name] = explicit(value) | ({kind.tag: getattr(value, kind.tag)} if isinstance(kind, Choice) else {})
         elif isinstance(value, tuple):
             said[name] = [explicit(item) if isinstance(item, Spec) else item for item in value]
         else:
@@ -172,9 +180,7 @@ def _run_to_spec(node: Node, problems: Problems) -> Node:
         pair = MODEL_NAMES[near] if near else pair  # the rest is checked against what was probably meant
         hint = f"; did you mean {near!r}?" if near else ""
         choices = ", ".join(map(repr, MODEL_NAMES))
-        problems.add(
-            name.node.place, "model.name", f"{show(name.node.plain())} came, expected one of {choices}{hint}"
-        )
+        problems.add(name.node.place, "model.name", f"{show(name.node.plain())} came, expected one of {choices}{hint}")
     for where, key, value in ((inner, "architecture", pair[0]), (outer, "backend", pair[1])):
         other = where.get(key)
         if other is not None and value is not REFUSED and other.node.value != value:

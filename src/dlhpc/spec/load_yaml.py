@@ -49,9 +49,7 @@ def read_text(path: Path) -> str:
         problems.add(Place(str(path)), "", f"cannot be read: {error.strerror or error}")
         problems.raise_any()
     if len(content) > MAX_BYTES:
-        problems.add(
-            Place(str(path)), "", f"is larger than {MAX_BYTES // 1024} KiB: that is no configuration"
-        )
+        problems.add(Place(str(path)), "", f"is larger than {MAX_BYTES // 1024} KiB: that is no configuration")
         problems.raise_any()
     try:
         return content.decode("utf-8-sig")
@@ -139,9 +137,7 @@ class _Builder:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    self.report(
-                        event.start_mark, "a second document starts here, expected one document in the file"
-                    )
+                    self.report(event.start_mark, "a second document starts here, expected one document in the file")
                     raise _Unreadable
                 root = self._node(next(self._events), ())
         return root
@@ -167,9 +163,7 @@ class _Builder:
 
     def _node(self, event: Any, path: tuple[str, ...]) -> Node:
         if len(path) > MAX_DEPTH:
-            raise self._stop(
-                event.start_mark, f"nested deeper than {MAX_DEPTH} levels: that is no configuration"
-            )
+            raise self._stop(event.start_mark, f"nested deeper than {MAX_DEPTH} levels: that is no configuration")
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         anchor = event.anchor
@@ -194,9 +188,7 @@ class _Builder:
     def _alias(self, event: Any) -> Node:
         place = self._at(event.start_mark)
         if event.anchor not in self._anchors:
-            self.report(
-                event.start_mark, f"alias '*{event.anchor}' has no anchor '&{event.anchor}' before it"
-            )
+            self.report(event.start_mark, f"alias '*{event.anchor}' has no anchor '&{event.anchor}' before it")
             return Node(REFUSED, place)
         target = self._anchors[event.anchor]
         if target is None:
@@ -233,9 +225,7 @@ class _Builder:
                 continue
             dotted = ".".join((*path, name))
             if name == "<<":
-                self._problems.add(
-                    place, dotted, "merge keys are not supported; use 'extends' for shared settings"
-                )
+                self._problems.add(place, dotted, "merge keys are not supported; use 'extends' for shared settings")
             elif name in entries:
                 first = entries[name].place
                 where = f"line {first.line}" if first.line else "earlier in the same text"
@@ -301,15 +291,11 @@ def read_mapping(path: Path, problems: Problems, *, layer: int = 0) -> Node | No
     node = parse(text, place, problems)
     if node is None or node.value is None:
         if len(problems) == before:
-            problems.add(
-                place, "", "the file is empty, expected settings; 'dlhpc config init' writes a commented file"
-            )
+            problems.add(place, "", "the file is empty, expected settings; 'dlhpc config init' writes a commented file")
         return None
     if node.value is REFUSED:
         return None
     if not isinstance(node.value, dict):
-        problems.add(
-            node.place, "", "the file holds no mapping, expected sections such as 'model:' and 'training:'"
-        )
+        problems.add(node.place, "", "the file holds no mapping, expected sections such as 'model:' and 'training:'")
         return None
     return node

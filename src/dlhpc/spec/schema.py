@@ -83,8 +83,7 @@ class _Schema:
     def _choice(self, kind: Choice) -> dict[str, Any]:
         if self._whole:
             options = [
-                self._section(spec, None if name == kind.default else kind.tag)
-                for name, spec in kind.options.items()
+                self._section(spec, None if name == kind.default else kind.tag) for name, spec in kind.options.items()
             ]
             return {"oneOf": options}
         sections = [self._section(spec) for spec in kind.options.values()]
@@ -93,9 +92,7 @@ class _Schema:
             for name, schema in section["properties"].items():
                 if schema not in properties.setdefault(name, []):
                     properties[name].append(schema)
-        joined = {
-            name: found[0] if len(found) == 1 else {"anyOf": found} for name, found in properties.items()
-        }
+        joined = {name: found[0] if len(found) == 1 else {"anyOf": found} for name, found in properties.items()}
         return {"type": ["object", "null"], "properties": joined, "additionalProperties": False}
 
     def _model(self, schema: dict[str, Any]) -> dict[str, Any]:

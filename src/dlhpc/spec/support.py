@@ -47,9 +47,7 @@ def _threshold_is_stage_3(run: RunSpec) -> str | None:
     threshold, stage = run.distributed.persistence_threshold, run.distributed.zero_stage
     if stage == 3 or threshold == DistributedSpec.model_fields["persistence_threshold"].default:
         return None
-    return (
-        f"{threshold} came with ZeRO stage {stage}, expected it left out: only stage 3 keeps parameters whole"
-    )
+    return f"{threshold} came with ZeRO stage {stage}, expected it left out: only stage 3 keeps parameters whole"
 
 
 def _parts_are_equal(run: RunSpec) -> str | None:
@@ -102,17 +100,13 @@ def _classes_agree(run: RunSpec) -> str | None:
 def _dropout_has_layers(run: RunSpec) -> str | None:
     if run.model.dropout_rate == 0.0 or run.model.hidden_sizes:
         return None
-    return (
-        f"{run.model.dropout_rate} came without hidden dense layers (model.hidden_sizes is []), expected 0.0"
-    )
+    return f"{run.model.dropout_rate} came without hidden dense layers (model.hidden_sizes is []), expected 0.0"
 
 
 def _norm_has_layers(run: RunSpec) -> str | None:
     if run.model.normalization == "none" or not isinstance(run.model, MLPSpec) or run.model.hidden_sizes:
         return None
-    return (
-        f"{run.model.normalization!r} came without hidden layers (model.hidden_sizes is []), expected 'none'"
-    )
+    return f"{run.model.normalization!r} came without hidden layers (model.hidden_sizes is []), expected 'none'"
 
 
 def _alias_is_published(run: RunSpec) -> str | None:

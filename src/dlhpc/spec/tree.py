@@ -125,9 +125,7 @@ class Problems:
 
     def texts(self) -> tuple[str, ...]:
         """Printable problems: by precedence of the source, then by line; each once."""
-        ordered = sorted(
-            self._found, key=lambda found: (found[0].layer, found[0].line or 0, found[0].column or 0)
-        )
+        ordered = sorted(self._found, key=lambda found: (found[0].layer, found[0].line or 0, found[0].column or 0))
         return tuple(dict.fromkeys(text for _, text in ordered))
 
     def raise_any(self) -> None:
