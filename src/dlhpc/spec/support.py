@@ -80,7 +80,7 @@ def _shape_agrees(run: RunSpec) -> str | None:
     shape, wanted = data_shape(run, follow_model=False), run.model.input_shape
     if shape is None or wanted is None or shape == wanted:
         return None
-    return f"{list(wanted)} came, but the data gives {list(shape)}: leave model.input_shape out, or change the data"
+    return f"{list(wanted)} came, but the data gives {list(shape)}: leave it out, or write null"
 
 
 def _classes_agree(run: RunSpec) -> str | None:
@@ -94,7 +94,7 @@ def _classes_agree(run: RunSpec) -> str | None:
             given = None
     if given is None or wanted is None or given == wanted:
         return None
-    return f"{wanted} classes came, but the data has {given}: leave model.num_classes out, or change the data"
+    return f"{wanted} classes came, but the data has {given}: leave it out, or write null"
 
 
 def _dropout_has_layers(run: RunSpec) -> str | None:
