@@ -111,4 +111,4 @@ def _wait_until_ready(process: subprocess.Popen[str], port: int) -> None:
 @pytest.fixture(scope="session")
 def workspace(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The copy that the tests of documents and of the seed's commands share."""
-    return Workspace(checkout, tmp_path_factory.mktemp("workspace") / "deep-learning-hpc-demo", epochs=10)
+    return Workspace(checkout, tmp_path_factory.mktemp("workspace") / "deep-learning-hpc-demo", epochs=8)

@@ -14,6 +14,7 @@ from tests.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", *sorted(ROOT.glob("docs/*.md"))]
+LONG_S = 900.0
 RUN_NOW = {"bash", "bash server", "python", "yaml", "json"}
 
 
@@ -44,7 +45,7 @@ def test_the_slow_parts_of_the_document_work(path: Path, workspace: Workspace) -
     for block in blocks(path):
         if block.kind == "bash slow":
             for command in command_lines(block.text):
-                workspace.succeed(command, timeout_s=900)
+                workspace.succeed(command, timeout_s=LONG_S)
 
 
 def _check(block: Block, workspace: Workspace, servers: ExitStack) -> None:
@@ -60,8 +61,9 @@ def _check(block: Block, workspace: Workspace, servers: ExitStack) -> None:
             (workspace.root / "example.py").write_text(block.text)
             workspace.succeed(f"python example.py # {block}")
         case "yaml":
-            (workspace.root / "example.yaml").write_text(block.text)
-            workspace.succeed(f"dlhpc config check example.yaml # {block}")
+            # Beside the shipped runs, which an example may extend.
+            (workspace.root / "config" / "example.yaml").write_text(block.text)
+            workspace.succeed(f"dlhpc config check config/example.yaml # {block}")
         case "json":
             json.loads(block.text)
 
