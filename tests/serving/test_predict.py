@@ -146,6 +146,7 @@ def test_what_is_no_image_is_told_so(content: bytes) -> None:
     assert "PNG, JPEG" in refusal.detail
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_refused_by_its_header() -> None:
     refusal = refused(body(header_of_a_bomb(13_000, 13_000)))  # there is nothing behind the header to decode
     assert refusal.code == "image_too_large"

@@ -1,0 +1,47 @@
+"""A server's settings are checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from dlhpc.errors import ConfigError
+from dlhpc.spec.load import load_serving
+from dlhpc.spec.serving import ServingSpec
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def test_the_shipped_file_writes_out_the_defaults() -> None:
+    assert load_serving(CHECKOUT / "config" / "serve_config.yaml", environ={}) == ServingSpec()
+
+
+def test_the_seeds_ports_are_the_defaults() -> None:
+    assert (ServingSpec().port, ServingSpec().metrics_port, ServingSpec().host) == (8000, 8080, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "port=0", "port=65536", "metrics_port=8000", "replicas=0", "backend=tensorflow", "gpus_per_replica=-1",
+        "batching.max_batch_size=0", "batching.max_wait_ms=-1", "batching.max_wait_ms=2000", "limits.deadline_s=0",
+        "limits.max_body_bytes=0", "limits.max_image_pixels=0", "limits.max_concurrent=0", "limits.header_timeout_s=0",
+        "drain_timeout_s=0", "start_timeout_s=0", "hosts=x",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_by_its_key(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        load_serving(None, overrides=[setting], environ={})
+
+
+def test_settings_come_from_the_environment_too() -> None:
+    environ = {"DLHPC_SERVING__PORT": "9000", "DLHPC_SERVING__LIMITS__DEADLINE_S": "2.5"}
+    spec = load_serving(None, environ=environ)
+    assert (spec.port, spec.limits.deadline_s) == (9000, 2.5)
+
+
+def test_it_never_changes() -> None:
+    with pytest.raises(ValidationError):
+        ServingSpec().port = 1  # type: ignore[misc]
