@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from dlhpc.serving.exchange import ClientGone, Handler, Receive, Refusal, Reply, Request
@@ -47,11 +48,10 @@ class App:
         route = request.path if request.path in self._routes else ""
         status = _CLIENT_GONE
         try:
-            reply = await self._answer(request)
-            await self._send(request, reply, send)
-            status = reply.status
-        except ClientGone:
-            pass
+            with suppress(ClientGone):
+                reply = await self._answer(request)
+                await self._send(request, reply, send)
+                status = reply.status
         finally:  # a server that cancels the call of a client who left is told of as well
             self._observe(route, status, time.perf_counter() - started)
 
