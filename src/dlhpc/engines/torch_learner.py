@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +79,7 @@ class TorchLearner:
         self._device = local_device()
         keep_freed_memory(os.environ)
         self._normalize = Normalize(Preprocessing(run.data.mean, run.data.std), self._formats, self._device)
-        self._engines: list[Engine] = []
+        self._engines: WeakSet[Engine] = WeakSet()
         self._joined = torch_deepspeed.available()
         if self._joined:
             torch_processes.join(self._launch, self._device)
@@ -131,7 +132,7 @@ class TorchLearner:
             engine = torch_deepspeed.DeepSpeedEngine(module, optimizer, resume, run=self._run, launch=self._launch)
         else:
             engine = PlainEngine(module, optimizer, resume)
-        self._engines.append(engine)
+        self._engines.add(engine)
         return engine
 
     def _groups(self, parameters: dict[str, torch.nn.Parameter]) -> list[dict[str, Any]]:
@@ -211,8 +212,9 @@ class TorchLearner:
 
     def close(self) -> None:
         """Give back engines and, when this was its last user, the process group."""
-        while self._engines:
-            self._engines.pop().close()
+        for engine in tuple(self._engines):
+            engine.close()
+        self._engines.clear()
         if self._joined:
             self._joined = False
             torch_processes.leave()

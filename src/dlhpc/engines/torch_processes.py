@@ -26,13 +26,18 @@ class Launch:
 def read_launch(environ: Mapping[str, str]) -> Launch:
     """RANK, WORLD_SIZE and LOCAL_RANK; one process when there is no launcher. UsageError when they make no sense."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    given = {name: environ[name] for name in names if name in environ}
-    if "WORLD_SIZE" not in given or given["WORLD_SIZE"] == "1":
-        return Launch(0, 1, int(given.get("LOCAL_RANK", "0")))
-    if len(given) < len(names) or not all(value.isdigit() for value in given.values()):
-        shown = ", ".join(f"{name}={environ.get(name, '(absent)')}" for name in names)
-        raise UsageError(f"the launcher's variables are {shown}: expected a number in each; start with `deepspeed`")
-    return Launch(*(int(given[name]) for name in names))
+    if environ.get("WORLD_SIZE", "1") == "1":
+        return Launch(0, 1, int(environ.get("LOCAL_RANK", "0")))
+    values = [environ.get(name, "") for name in names]
+    if all(value.isdigit() for value in values):
+        launch = Launch(*map(int, values))
+        if launch.rank < launch.world_size:
+            return launch
+    shown = ", ".join(f"{name}={environ.get(name, '(absent)')}" for name in names)
+    raise UsageError(
+        f"the launcher's variables are {shown}: expected a number in each, RANK below WORLD_SIZE; "
+        "start with `deepspeed`, or remove them to train in one process"
+    )
 
 
 class _Group:

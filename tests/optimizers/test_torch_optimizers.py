@@ -1,0 +1,181 @@
+"""The shared rules as torch optimizers (their trajectories are compared with JAX's in tests/twins)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dlhpc.optimizers import torch_optimizers
+from dlhpc.optimizers.rules import Scalars, bind
+from dlhpc.optimizers.torch_optimizers import RuleOptimizer, build
+from dlhpc.spec.optimizer import AdamWSpec, LionSpec, OptimizerSpec
+
+SPECS: list[OptimizerSpec] = [AdamWSpec(), LionSpec()]
+
+
+def parameter(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Parameter:
+    return nn.Parameter(torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype))
+
+
+def gradient(like: Tensor, step: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng((7, step)).standard_normal(like.shape)).to(like.dtype)
+
+
+def advance(optimizer: RuleOptimizer, start: int, stop: int) -> None:
+    for step in range(start, stop):
+        for group in optimizer.param_groups:
+            for x in group["params"]:
+                x.grad = gradient(x, step)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_the_trajectory_is_the_rules_in_numpy(spec: OptimizerSpec) -> None:
+    x, bound = parameter(5, 3), bind(spec)
+    expected, slots = x.detach().numpy().copy(), tuple(np.zeros((5, 3)) for _ in bound.slots)
+    optimizer = build([x], spec, lr=0.01)
+    for step in range(50):
+        advance(optimizer, step, step + 1)
+        scalars = Scalars(0.01, spec.weight_decay, step + 1)
+        slots, expected = bound.rule(np, gradient(x, step).numpy(), slots, expected, scalars)
+    np.testing.assert_allclose(x.detach(), expected, rtol=0, atol=1e-13)
+    for name, slot in zip(bound.slots, slots, strict=True):
+        np.testing.assert_allclose(optimizer.state[x][name], slot, rtol=1e-12, atol=1e-14)
+
+
+def test_adamw_is_torchs_own() -> None:
+    ours, theirs = parameter(20), parameter(20)
+    mine, reference = build([ours], AdamWSpec(), lr=0.01), torch.optim.AdamW([theirs], lr=0.01)
+    for step in range(20):
+        ours.grad = theirs.grad = gradient(ours, step)
+        mine.step()
+        reference.step()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("shape", "transposed"), [((70_001,), False), ((300, 301), False), ((300, 301), True)])
+def test_blocks_give_the_same_bits(shape: tuple[int, ...], transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for gradients whose memory is ordered otherwise than the parameter's."""
+
+    def moved() -> Tensor:
+        x = parameter(*shape, dtype=torch.float32)
+        optimizer = build([x], AdamWSpec(), lr=0.01)
+        for step in range(3):
+            g = gradient(x, step)
+            x.grad = g.mT.contiguous().mT if transposed else g
+            optimizer.step()
+        return x.detach()
+
+    in_blocks = moved()
+    monkeypatch.setattr(torch_optimizers, "BLOCK", 1 << 30)
+    assert torch.equal(in_blocks, moved())
+
+
+def test_a_parameter_with_strange_strides_moves_too() -> None:
+    plain = parameter(300, 301)
+    strange = nn.Parameter(plain.detach().T.contiguous().T)
+    assert not strange.is_contiguous()
+    for x in (plain, strange):
+        advance(build([x], LionSpec(), lr=0.01), 0, 3)
+    assert torch.equal(plain, strange)
+
+
+def test_groups_scale_the_rate_and_choose_the_decay() -> None:
+    free, slow, frozen, plain = (parameter(4) for _ in range(4))
+    groups: list[dict[str, Any]] = [
+        {"params": [free], "weight_decay": 0.0},
+        {"params": [slow], "lr_scale": 0.5},
+        {"params": [frozen], "lr_scale": 0.0},
+    ]
+    start = free.detach().clone()
+    advance(build(groups, LionSpec(weight_decay=0.1), lr=0.01), 0, 1)
+    advance(build([plain], LionSpec(weight_decay=0.1), lr=0.01), 0, 1)
+    sign = gradient(free, 0).sign()
+    torch.testing.assert_close(free.detach(), start - 0.01 * sign)
+    torch.testing.assert_close(slow.detach(), start * (1 - 0.005 * 0.1) - 0.005 * sign)
+    torch.testing.assert_close(plain.detach(), start * (1 - 0.01 * 0.1) - 0.01 * sign)
+    assert torch.equal(frozen, start)
+
+
+def test_the_rate_may_be_a_tensor_and_change() -> None:
+    a, b = parameter(6), parameter(6)
+    rate = torch.tensor(0.01, dtype=torch.float64)
+    with_tensor, with_float = build([a], AdamWSpec(), lr=rate), build([b], AdamWSpec(), lr=0.01)
+    advance(with_tensor, 0, 2)
+    advance(with_float, 0, 2)
+    rate.fill_(0.003)
+    with_float.param_groups[0]["lr"] = 0.003
+    advance(with_tensor, 2, 4)
+    advance(with_float, 2, 4)
+    assert torch.equal(a, b)
+
+
+def test_steps_are_counted_per_parameter() -> None:
+    often, seldom = parameter(3), parameter(3)
+    optimizer = build([often, seldom], AdamWSpec(), lr=0.01)
+    for step in range(4):
+        often.grad = gradient(often, step)
+        seldom.grad = gradient(seldom, step) if step == 3 else None
+        optimizer.step()
+    assert [int(optimizer.state[x]["step"]) for x in (often, seldom)] == [4, 1]
+
+
+def test_slots_are_there_on_demand_and_zero() -> None:
+    x = parameter(3, dtype=torch.float32)
+    state = build([x], AdamWSpec()).slots_of(x)
+    assert {name: (tensor.dtype, float(tensor.abs().sum())) for name, tensor in state.items()} == {
+        "step": (torch.int64, 0.0),
+        "m": (torch.float32, 0.0),
+        "v": (torch.float32, 0.0),
+    }
+
+
+def test_a_closure_is_evaluated_with_gradients() -> None:
+    x = parameter(3)
+    optimizer = build([x], LionSpec(), lr=0.1)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (x**2).sum()
+        torch.autograd.backward(loss)
+        return float(loss.detach())
+
+    first = optimizer.step(closure)
+    assert optimizer.step(closure) < first
+
+
+def test_sparse_gradients_are_refused() -> None:
+    x = parameter(3)
+    x.grad = torch.ones(3, dtype=torch.float64).to_sparse()
+    with pytest.raises(ValueError, match="sparse gradients are not supported"):
+        build([x], LionSpec()).step()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_a_loaded_state_goes_on_bit_for_bit(spec: OptimizerSpec) -> None:
+    whole, half = parameter(6), parameter(6)
+    advance(build([whole], spec, lr=0.01), 0, 8)
+    first = build([half], spec, lr=0.01)
+    advance(first, 0, 4)
+    second = build([half], spec, lr=0.5)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    advance(second, 4, 8)
+    assert torch.equal(whole, half)
+
+
+def test_loading_keeps_the_slots_precision_and_owns_them() -> None:
+    """torch would cast them to the parameter's."""
+    wide, narrow = parameter(6), parameter(6, dtype=torch.bfloat16)
+    saved = build([wide], AdamWSpec(), lr=0.01)
+    advance(saved, 0, 2)
+    state = saved.state_dict()
+    loaded = build([narrow], AdamWSpec(), lr=0.01)
+    loaded.load_state_dict(state)
+    assert loaded.state[narrow]["m"].dtype == torch.float64
+    assert torch.equal(loaded.state[narrow]["m"], saved.state[wide]["m"])
+    assert loaded.state[narrow]["m"].data_ptr() != saved.state[wide]["m"].data_ptr()
