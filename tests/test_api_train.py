@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from dlhpc.data.sources import open_dataset
 from dlhpc.errors import ConfigError, IntegrityError, Interrupted, NotFoundError, TrainingError, UsageError
 from dlhpc.spec.run import RunSpec
 from dlhpc.training.checkpoint import find_last, read_checkpoint
-from dlhpc.training.events import Stepped, Stop, wants
+from dlhpc.training.events import Finished, Stepped, Stop, wants
 from dlhpc.training.history import Row, read_history
 from dlhpc.training.run_folder import list_paths, read_run
 
@@ -143,8 +144,9 @@ def test_interrupted_in_one_framework_and_resumed_in_the_other(straight: tuple[s
 
 def test_a_finished_run_cannot_go_on(straight: tuple[str, Path, api.Trained]) -> None:
     backend, root, _ = straight
-    with pytest.raises(UsageError, match="has finished"):
-        api.train(load(backend), resume=the_run(root / "runs"))
+    for place in (".", "checkpoints/step-00000026", "checkpoints/last"):
+        with pytest.raises(UsageError, match="has finished"):
+            api.train(load(backend), resume=the_run(root / "runs") / place)
 
 
 def test_only_the_same_run_goes_on() -> None:
@@ -180,6 +182,38 @@ def test_resuming_on_another_machine_says_what_that_means(
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     api.train(load(), resume=the_run())
     assert "equal up to rounding only, since this changed: threads: 1 then, 7 now" in caplog.text
+
+
+def test_going_on_from_inside_the_folder_and_from_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Interrupted):
+        api.train(load("flax", f"runs_dir={Path.cwd() / 'runs'}"), callbacks=[stop_at(14)])
+    path = the_run().absolute()
+    with pytest.raises(UsageError, match="holds weights alone"):
+        api.train(load(), resume=path / "checkpoints/best")
+    monkeypatch.chdir(path / "checkpoints")
+    assert api.train_run(load(), resume=Path("last")).result["steps"] == 39
+    assert (path / "result.json").exists()
+
+
+def test_a_registry_that_cannot_be_used_is_refused_before_training() -> None:
+    Path("registry").mkdir()
+    Path("registry/registry.json").write_text("{}")
+    with pytest.raises(IntegrityError):
+        api.train(load())
+    assert not Path("runs").exists()
+
+
+def test_a_failed_publication_can_be_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    @wants(Finished)
+    def spoil(event: Finished) -> None:
+        Path("registry").mkdir()
+        Path("registry/registry.json").write_text("{}")
+
+    with pytest.raises(IntegrityError):
+        api.train(load(), callbacks=[spoil])
+    assert f"dlhpc train --resume {the_run()}" in caplog.text
+    shutil.rmtree("registry")
+    assert api.train_run(load(), resume=the_run()).result["reference"] == "digits-mlp:1"
 
 
 def test_where_nothing_is_to_resume() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from dlhpc.data.dataset import Dataset, Part
 from dlhpc.data.pipeline import TrainingBatches, evaluation_batches
 from dlhpc.data.plan import Plan
 from dlhpc.data.sources import open_dataset
-from dlhpc.errors import ConfigError, Interrupted, UsageError
+from dlhpc.errors import ConfigError, DlhpcError, Interrupted, NotFoundError, UsageError
 from dlhpc.ports import Learner
 from dlhpc.registry import store
 from dlhpc.registry.artifact import Artifact, new_artifact
@@ -39,6 +39,7 @@ from dlhpc.training.run_folder import (
     locked,
     new_run_folder,
     read_result,
+    run_of,
     write_result,
     write_run,
 )
@@ -82,12 +83,17 @@ def train_run(run: RunSpec, *, callbacks: Sequence[Callback] = (), resume: Path 
     run = resolve(run, dataset)
     if checkpoint is not None:
         refuse_another_run(checkpoint, run, dataset.info.fingerprint)
+    if run.registry.publish:
+        with suppress(
+            NotFoundError
+        ):  # it is made when there is none; a damaged one shows now, not after the last epoch
+            Registry(run.registry.path).check_format()
     learner = load_backend(run.backend).learner(run)
     with ExitStack() as stack:
         stack.callback(learner.close)
         folder = None
         if learner.rank == 0:
-            folder = new_run_folder(run) if checkpoint is None else checkpoint.path.parent.parent
+            folder = new_run_folder(run) if checkpoint is None else run_of(checkpoint.path)
             stack.enter_context(locked(folder))
             write_run(folder, run)
         fitted = _fit(run, dataset, learner, folder=folder, callbacks=callbacks, resume=checkpoint)
@@ -144,9 +150,14 @@ def evaluate(
 
 
 def _checkpoint(resume: Path) -> Checkpoint:
-    if read_result(resume) is not None:
-        raise UsageError(f"{resume}: this run has finished: there is nothing to go on with; start a new one")
-    return read_checkpoint(find_checkpoint(resume))
+    path = find_checkpoint(resume)
+    folder = run_of(path)
+    if read_result(folder) is not None:
+        raise UsageError(f"{folder}: this run has finished: there is nothing to go on with; start a new one")
+    checkpoint = read_checkpoint(path)
+    if checkpoint.manifest.kind != "training":
+        raise UsageError(f"{path}: holds weights alone, not what going on needs; use {folder}")
+    return checkpoint
 
 
 def _fit(
@@ -163,7 +174,7 @@ def _fit(
     steps = run.training.steps_per_dispatch
     batches = TrainingBatches(dataset, run.data, plan, seed=run.seed, steps_per_dispatch=steps, **here)
     now = environment(run.backend)
-    if resume is not None:
+    if resume is not None and learner.rank == 0:
         _say_how_exact(resume, now, learner.world_size)
     with ExitStack() as stack:
         listening: list[Callback] = []
@@ -249,17 +260,21 @@ def _finish(run: RunSpec, dataset: Dataset, fitted: Fitted, folder: Path | None)
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if folder is not None:
-        result |= _publish(run, artifact)
+        result |= _publish(run, artifact, folder)
         write_result(folder, result)
     return Trained(artifact, folder, result)
 
 
-def _publish(run: RunSpec, artifact: Artifact) -> dict[str, Any]:
+def _publish(run: RunSpec, artifact: Artifact, folder: Path) -> dict[str, Any]:
     """Publish as the run's registry section says; the reference and the registry's path."""
     if not run.registry.publish:
         return {}
     name = run.registry.name or run.resolved_name
     registry = Registry(run.registry.path)
-    digest = registry.publish(artifact, name, alias=run.registry.alias)
+    try:
+        digest = registry.publish(artifact, name, alias=run.registry.alias)
+    except (DlhpcError, OSError):
+        LOG.error("the run is complete, but its model was not published; to try again: dlhpc train --resume %s", folder)
+        raise
     reference = next(version.ref for version in reversed(registry.labels(digest)) if version.name == name)
     return {"reference": reference, "registry": str(run.registry.path)}

@@ -42,6 +42,16 @@ def test_list_shows_each_run_on_a_line(capsys: pytest.CaptureFixture[str]) -> No
     assert second.split()[:4] == [late.name, "FlaxMLP", "synthetic", "interrupted"]
 
 
+def test_a_run_of_another_version_hides_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    folder, other = make_folder(1, finished=True), make_folder(2, finished=True)
+    (other / "run.json").write_text('{"unheard": "of"}')
+    assert main(["runs", "list"]) == 0
+    captured = capsys.readouterr()
+    assert folder.name in captured.out
+    assert other.name not in captured.out
+    assert f"left out: {other / 'run.json'}" in captured.err
+
+
 def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_folder(1, finished=True)
     assert main(["runs", "list", "--json"]) == 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dlhpc.cli.output import console, print_json, table
+from dlhpc.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +43,12 @@ def list_runs(folder: Path, as_json: bool) -> None:
     """List the runs, oldest first."""
     from dlhpc.training.run_folder import list_paths, summarize
 
-    found = [summarize(path) for path in list_paths(folder)]
+    found = []
+    for path in list_paths(folder):
+        try:
+            found.append(summarize(path))
+        except UsageError as error:  # written by another version: no reason to hide the others
+            click.echo(f"left out: {error}", err=True)
     if as_json:
         print_json([{**asdict(run), "path": str(run.path)} for run in found])
         return

@@ -159,8 +159,9 @@ def _find(resume: str, config: Path | None, overrides: tuple[str, ...]) -> Path:
 def _run_file(folder: Path) -> Path:
     """The run.json of a run folder, or of the run that a checkpoint belongs to."""
     from dlhpc.training.checkpoint import MANIFEST
+    from dlhpc.training.run_folder import run_of
 
-    return (folder.resolve().parent.parent if (folder / MANIFEST).exists() else folder) / "run.json"
+    return (run_of(folder) if (folder / MANIFEST).exists() else folder) / "run.json"
 
 
 def _print(trained: Trained, as_json: bool) -> None:

@@ -76,8 +76,10 @@ class _Bar:
     def _begin(self, event: Started) -> None:
         if event.rank == 0:
             self._started = event
-            self._task = self._progress.add_task("", total=event.total_steps, epoch="", numbers="")
-            self._progress.update(self._task, completed=event.step)
+            epoch = _epoch(event.step, event)
+            self._task = self._progress.add_task(
+                "", total=event.total_steps, completed=event.step, epoch=epoch, numbers=""
+            )
             self._progress.start()
 
     def _draw(self, step: int) -> None:

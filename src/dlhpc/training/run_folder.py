@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,11 @@ def find_checkpoint(path: Path) -> Path:
     if (path / "run.json").exists():
         return find_last(path / CHECKPOINTS)
     return path
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint belongs to."""
+    return Path(os.path.normpath(checkpoint / ".." / ".."))
 
 
 def list_paths(runs_dir: Path) -> list[Path]:
