@@ -11,6 +11,7 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from dlhpc.training.divergence import diverged
 from dlhpc.training.events import (
@@ -47,9 +48,11 @@ class _Bar:
         self._drawn = -REFRESH_S
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps  {task.fields[numbers]}"),
-            TimeRemainingColumn(compact=True),
+            BarColumn(bar_width=8),
+            TextColumn(
+                "{task.completed:.0f}/{task.total:.0f}  {task.fields[numbers]}", table_column=Column(no_wrap=True)
+            ),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
             console=console,
             auto_refresh=False,
         )
@@ -66,7 +69,7 @@ class _Bar:
                 if self._clock() - self._drawn >= REFRESH_S:
                     self._draw(step)
             case Logged(step=step):
-                self._progress.update(self._task, numbers=_numbers(event))
+                self._progress.update(self._task, numbers=_numbers(event, "ex/s"))
             case Evaluated():
                 self._progress.console.print(_evaluated(event, self._started), highlight=False)
             case Finished(step=step):
@@ -149,8 +152,8 @@ def _epoch(step: int, started: Started) -> str:
     return f"{max(1, -(-step // started.steps_per_epoch))}/{started.num_epochs}"
 
 
-def _numbers(event: Logged) -> str:
-    return f"loss {event.loss:.4f}  accuracy {event.accuracy:.3f}  {event.examples_per_second:,.0f} examples/s"
+def _numbers(event: Logged, rate: str = "examples/s") -> str:
+    return f"loss {event.loss:.4f}  accuracy {event.accuracy:.3f}  {event.examples_per_second:,.0f} {rate}"
 
 
 def _evaluated(event: Evaluated, started: Started) -> str:
