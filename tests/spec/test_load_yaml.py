@@ -219,6 +219,8 @@ def test_a_file_below_a_file_is_refused(tmp_path):
 def test_no_file_is_not_found(tmp_path):
     with pytest.raises(NotFoundError, match="no such file"):
         load_mapping(tmp_path / "none.yaml")
+    with pytest.raises(NotFoundError, match=r"none\.json: no such file$"):
+        load_mapping(tmp_path / "none.json")
 
 
 def test_a_byte_order_mark_and_crlf_are_fine(tmp_path):

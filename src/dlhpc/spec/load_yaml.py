@@ -44,7 +44,8 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such file; 'dlhpc config init {path}' writes one") from None
+        hint = f"; 'dlhpc config init {path}' writes one" if path.suffix in {".yaml", ".yml"} else ""
+        raise NotFoundError(f"{path}: no such file{hint}") from None
     except OSError as error:
         problems.add(Place(str(path)), "", f"cannot be read: {error.strerror or error}")
         problems.raise_any()
