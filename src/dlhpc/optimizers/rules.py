@@ -1,6 +1,7 @@
 """Each optimizer's update rule, once: element-wise, on a tiny array namespace that numpy, JAX and torch all offer.
 
-A rule takes the gradient g, the slots, the parameter x and the step's scalars, and returns the new slots and x.
+A rule takes the gradient g, the slots, the parameter x and the step's scalars, and returns the new slots and x. It
+may spend the old ones: what the sums below return is the new value, perhaps in the old one's memory.
 Whatever looks at more than one element (norms, clipping, NaN policy) lives in the Learner, because ZeRO hands an
 optimizer flat slices.
 """
@@ -52,11 +53,11 @@ def adamw(spec: AdamWSpec) -> BoundRule:
 
     def rule(ns: Any, g: Array, slots: Slots, x: Array, h: Scalars) -> tuple[Slots, Array]:
         m, v = slots
-        m = spec.b1 * m + (1.0 - spec.b1) * g
-        v = spec.b2 * v + (1.0 - spec.b2) * (g * g)
-        m_hat = m / _one_minus_power(ns, spec.b1, h.t)
+        m = _ema(ns, m, g, spec.b1)
+        v = _ema_of_square(ns, v, g, spec.b2)
+        lr_hat = h.lr / _one_minus_power(ns, spec.b1, h.t)  # of m_hat, without a pass over m
         v_hat = v / _one_minus_power(ns, spec.b2, h.t)
-        x = x * (1.0 - h.lr * h.decay) - h.lr * (m_hat / (ns.sqrt(v_hat) + spec.eps))
+        x = _shrink_minus_ratio(ns, x, 1.0 - h.lr * h.decay, lr_hat, m, ns.sqrt(v_hat) + spec.eps)
         return (m, v), x
 
     return BoundRule(("m", "v"), rule)
@@ -68,8 +69,8 @@ def lion(spec: LionSpec) -> BoundRule:
     def rule(ns: Any, g: Array, slots: Slots, x: Array, h: Scalars) -> tuple[Slots, Array]:
         (m,) = slots
         c = spec.b1 * m + (1.0 - spec.b1) * g
-        x = x * (1.0 - h.lr * h.decay) - h.lr * ns.sign(c)
-        return (spec.b2 * m + (1.0 - spec.b2) * g,), x
+        x = _shrink_minus(ns, x, 1.0 - h.lr * h.decay, h.lr, ns.sign(c))
+        return (_ema(ns, m, g, spec.b2),), x
 
     return BoundRule(("m",), rule)
 
@@ -90,3 +91,30 @@ def _one_minus_power(ns: Any, base: float, t: Any) -> Any:
     if isinstance(t, int) or base == 0.0:
         return 1.0 - base**t
     return -ns.expm1(t * math.log(base))
+
+
+# Sums that a namespace may offer whole, as torch does: in place, in fewer passes over memory.
+
+
+def _ema(ns: Any, old: Array, new: Array, keep: float) -> Array:
+    """keep * old + (1 - keep) * new."""
+    whole = getattr(ns, "ema", None)
+    return keep * old + (1.0 - keep) * new if whole is None else whole(old, new, keep)
+
+
+def _ema_of_square(ns: Any, old: Array, new: Array, keep: float) -> Array:
+    """keep * old + (1 - keep) * new**2."""
+    whole = getattr(ns, "ema_of_square", None)
+    return keep * old + (1.0 - keep) * (new * new) if whole is None else whole(old, new, keep)
+
+
+def _shrink_minus(ns: Any, x: Array, shrink: Any, rate: Any, step: Array) -> Array:
+    """x * shrink - rate * step."""
+    whole = getattr(ns, "shrink_minus", None)
+    return x * shrink - rate * step if whole is None else whole(x, shrink, rate, step)
+
+
+def _shrink_minus_ratio(ns: Any, x: Array, shrink: Any, rate: Any, above: Array, below: Array) -> Array:
+    """x * shrink - rate * above / below."""
+    whole = getattr(ns, "shrink_minus_ratio", None)
+    return x * shrink - rate * (above / below) if whole is None else whole(x, shrink, rate, above, below)

@@ -22,6 +22,30 @@ BLOCK = 1 << 16
 """Elements updated at a time on a CPU: a rule's temporaries then fit the cache, and memory holds no copies."""
 
 
+class InPlace:
+    """torch as a namespace for the rules. The sums are computed in the memory of their first argument, as fast as
+    torch's own optimizers; rates are numbers."""
+
+    sign = staticmethod(torch.sign)
+    sqrt = staticmethod(torch.sqrt)
+    expm1 = staticmethod(torch.expm1)
+
+    def ema(self, old: Tensor, new: Tensor, keep: float) -> Tensor:
+        return old.lerp_(new, 1.0 - keep)
+
+    def ema_of_square(self, old: Tensor, new: Tensor, keep: float) -> Tensor:
+        return old.mul_(keep).addcmul_(new, new, value=1.0 - keep)
+
+    def shrink_minus(self, x: Tensor, shrink: float, rate: float, step: Tensor) -> Tensor:
+        return x.mul_(shrink).sub_(step, alpha=rate)
+
+    def shrink_minus_ratio(self, x: Tensor, shrink: float, rate: float, above: Tensor, below: Tensor) -> Tensor:
+        return x.mul_(shrink).addcdiv_(above, below, value=-rate)
+
+
+IN_PLACE = InPlace()
+
+
 class RuleOptimizer(torch.optim.Optimizer):
     """One bound rule over all parameters."""
 
@@ -65,10 +89,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         scalars = Scalars(lr, decay, int(state["step"]))
         slots = [state[name] for name in self.bound.slots]
         for x, g, *block_slots in _blocks(parameter, gradient, slots):
-            new_slots, new_x = self.bound.rule(torch, g, tuple(block_slots), x, scalars)
-            for slot, new_slot in zip(block_slots, new_slots, strict=True):
-                slot.copy_(new_slot)
-            x.copy_(new_x)
+            new_slots, new_x = self.bound.rule(IN_PLACE, g, tuple(block_slots), x, scalars)
+            for old, new in zip((x, *block_slots), (new_x, *new_slots), strict=True):
+                if new is not old:
+                    old.copy_(new)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but slots keep the dtype they were saved in (torch casts them to the parameter's)."""
