@@ -14,7 +14,6 @@ from dlhpc.doctor.finding import Finding
 from dlhpc.spec.registry import RegistrySpec
 from dlhpc.spec.serving import ServingSpec
 
-HAPROXY_PORTS = {8404: "HAProxy's statistics", 9101: "HAProxy's metrics"}
 SIGNS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
 
@@ -69,7 +68,7 @@ def check_all(registry: Path, deep: bool) -> Iterator[Finding]:
     yield from machine.check_room()
     yield from machine.check_accelerators()
     serving = ServingSpec()
-    yield from services.check_ports({serving.port: "predictions", serving.metrics_port: "metrics", **HAPROXY_PORTS})
+    yield from services.check_ports({serving.port: "predictions", serving.metrics_port: "metrics"})
     yield from services.check_extension_locks(os.environ)
     yield from services.check_registry(registry, deep)
     if deep:
