@@ -143,6 +143,14 @@ def test_the_systems_haproxy_is_taken_where_there_is_no_other(monkeypatch: pytes
     assert serve_ray._haproxy() == str(tmp_path / "haproxy")
 
 
+@pytest.mark.filterwarnings("ignore")  # Ray defines its models in pydantic's old words
+def test_replicas_and_their_share_of_a_gpu_are_the_specs(tmp_path: Path) -> None:
+    settings = ServingSpec(replicas=3, gpus_per_replica=0.25)
+    deployment = RayCluster(settings, INFO, tmp_path)._application()._bound_deployment
+    assert deployment.num_replicas == 3
+    assert deployment.ray_actor_options["num_gpus"] == 0.25
+
+
 def test_a_cluster_that_was_never_started_is_stopped_without_ado(tmp_path: Path) -> None:
     cluster = RayCluster(ServingSpec(), INFO, tmp_path)
     cluster.stop()

@@ -26,7 +26,7 @@ _PAGES: Final = {
     503: ("unavailable", "no replica can take requests now: the model is being loaded, or the server stops"),
     504: ("deadline_exceeded", "the replica did not answer in time"),
 }
-"""Status that HAProxy means -> what the client is told. Its 400 and 408, to what is no whole HTTP request, are fixed."""
+"""Status that HAProxy means -> what the client is told. Its 400 and 408, to half a request, cannot be changed."""
 
 
 def install(folder: Path, binary: str, spec: ServingSpec) -> Path:
