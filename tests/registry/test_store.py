@@ -209,9 +209,6 @@ import resource
 from dlhpc.errors import DlhpcError
 from dlhpc.registry.store import Registry
 from tests.registry.samples import sample
-from tests.registry.writers import UNMEASURED
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
 try:
     Registry({str(filled.root)!r}, None).publish(sample(9), "pets")
