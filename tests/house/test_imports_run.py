@@ -59,16 +59,22 @@ def test_the_client_imports_with_http_and_specs_only() -> None:
 
 def test_every_exported_name_exists_and_is_documented() -> None:
     assert set(dlhpc.__all__) <= set(dir(dlhpc))
-    assert dlhpc.optimizers.flax_optimizers.build
-    assert dlhpc.optimizers.torch_optimizers.build
     for name in dlhpc.__all__:
         assert getattr(dlhpc, name).__doc__, name
         assert name in (dlhpc.__doc__ or ""), f"{name} is missing in dlhpc's docstring"
 
 
+@pytest.mark.parametrize("framework", ["flax", "torch"])
+def test_optimizers_of_one_framework_come_without_the_other(framework: str) -> None:
+    other = ["torch", "deepspeed"] if framework == "flax" else ["jax", "flax", "optax"]
+    python(REFUSE.format(blocked=other) + f"import dlhpc; dlhpc.optimizers.{framework}_optimizers.build")
+
+
 def test_an_unknown_name_says_what_there_is() -> None:
     with pytest.raises(AttributeError, match=r"no attribute 'trian'; it offers Client, .*train"):
         dlhpc.trian  # noqa: B018
+    with pytest.raises(AttributeError, match="'dlhpc.optimizers' has no attribute 'mlx_optimizers'"):
+        dlhpc.optimizers.mlx_optimizers  # noqa: B018
 
 
 def specs(base: type[Spec]) -> list[type[Spec]]:

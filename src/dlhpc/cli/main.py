@@ -82,10 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (`sys.argv` by default) and give its exit status."""
     try:
         status: Any = group.main(args=arguments, prog_name="dlhpc", standalone_mode=False)
-        # A small output sits in the buffer until now: a closed pipe must show here, not at exit.
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return _output_closed()
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted")
         return Interrupted.exit_code
@@ -117,12 +113,6 @@ def _failed(error: Exception) -> int:
             if not wants_traceback:
                 _say("the same command after DLHPC_TRACEBACK=1 prints the traceback that a bug report needs")
     return error.exit_code if isinstance(error, DlhpcError) else 1
-
-
-def _output_closed() -> int:
-    """The reader went away (`dlhpc runs | head -1`): end quietly, also when the interpreter flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
 
 
 def _say(*lines: str) -> None:
