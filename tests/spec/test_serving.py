@@ -45,3 +45,18 @@ def test_settings_come_from_the_environment_too() -> None:
 def test_it_never_changes() -> None:
     with pytest.raises(ValidationError):
         ServingSpec().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("node7", "http://node7:8000"),
+    ],
+)
+def test_urls_are_those_of_a_client_on_the_same_machine(host: str, url: str) -> None:
+    spec = ServingSpec(host=host)
+    assert (spec.url, spec.metrics_url) == (url, url.replace("8000", "8080") + "/metrics")

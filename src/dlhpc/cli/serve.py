@@ -57,9 +57,7 @@ def command(ref: str | None, config: Path | None, root: Path | None, overrides: 
 
 
 def _ready(spec: ServingSpec, info: ModelInfo, as_json: bool) -> None:
-    host = "127.0.0.1" if spec.host == "0.0.0.0" else spec.host
-    url, metrics = f"http://{host}:{spec.port}", f"http://{host}:{spec.metrics_port}/metrics"
     if as_json:
-        told = {"url": url, "metrics": metrics, "model": info.name, "digest": info.digest, "backend": info.backend}
-        click.echo(json.dumps(told))
-    click.echo(f"ready: POST {url}/predict, metrics at {metrics}; Ctrl-C stops", err=True)
+        told = {"url": spec.url, "metrics": spec.metrics_url}
+        click.echo(json.dumps({**told, "model": info.name, "digest": info.digest, "backend": info.backend}))
+    click.echo(f"ready: POST {spec.url}/predict, metrics at {spec.metrics_url}; Ctrl-C stops", err=True)

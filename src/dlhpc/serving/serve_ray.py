@@ -126,8 +126,6 @@ class RayCluster:
         self._folder = folder
         self._handle: Any = None
         self._is_initialized = False
-        reachable = LOOPBACK if spec.host == "0.0.0.0" else spec.host
-        self._url = f"http://{reachable}:{spec.port}"
 
     def start(self) -> Iterator[None]:
         """See Cluster.start."""
@@ -187,7 +185,7 @@ class RayCluster:
         if len(self.snapshots(with_metrics=False, timeout_s=1.0)) < self._spec.replicas:
             return False
         with suppress(httpx.HTTPError):
-            return httpx.get(f"{self._url}/readyz", timeout=1.0).status_code == 200
+            return httpx.get(f"{self._spec.url}/readyz", timeout=1.0, trust_env=False).status_code == 200
         return False
 
     def snapshots(self, *, with_metrics: bool, timeout_s: float) -> Sequence[Snapshot]:

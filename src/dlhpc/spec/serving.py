@@ -86,8 +86,24 @@ class ServingSpec(Spec):
     """Folder for Ray's session, sockets and logs, kept afterwards; a fresh temporary one, removed at the end, when
     absent. Its path must be short: the sockets inside may have 107 bytes."""
 
+    @property
+    def url(self) -> str:
+        """Where a client on this machine finds predictions."""
+        return f"http://{_reachable(self.host)}:{self.port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where a client on this machine finds metrics."""
+        return f"http://{_reachable(self.host)}:{self.metrics_port}/metrics"
+
     @model_validator(mode="after")
     def _two_ports(self) -> Self:
         if self.port == self.metrics_port:
             raise ValueError(f"port and metrics_port are both {self.port}: give them different numbers")
         return self
+
+
+def _reachable(host: str) -> str:
+    """An address to listen on as an address to ask, as URLs write it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
