@@ -36,7 +36,9 @@ def test_bytes_are_scaled_and_floats_are_not() -> None:
     pixels = np.array([[0, 255], [51, 102]], np.uint8)
     expected = (pixels / 255 - [0.5, 0.25]) / [0.5, 2.0]
     np.testing.assert_allclose(normalize(torch.from_numpy(pixels)), expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(normalize(torch.from_numpy(np.float32(pixels / 255))), expected, rtol=1e-6, atol=1e-7)
+    floats = torch.from_numpy(np.float32(pixels / 255))
+    np.testing.assert_allclose(normalize(floats), expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(floats, np.float32(pixels / 255))
     narrow = Normalize(Preprocessing((0.5,), (0.5,)), numbers("bfloat16"), CPU)
     assert narrow(torch.from_numpy(pixels)).dtype == torch.bfloat16
 

@@ -97,7 +97,8 @@ class DeepSpeedEngine:
         self._make_slots(resume)
 
     def __call__(self, *args: Any) -> Tensor:
-        logits: Tensor = self._engine(*args)
+        # Without ZeRO the engine's own forward pass only prepares for a backward pass behind its back.
+        logits: Tensor = self._engine(*args) if self._stage else self._engine.module(*args)
         return logits
 
     def descend(self, loss: Tensor, *, last: bool) -> None:

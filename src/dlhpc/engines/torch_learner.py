@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from weakref import WeakSet
@@ -167,34 +166,46 @@ class TorchLearner:
         """K updates, one after another. Spends `state`."""
         if not self._run.model.dropout_rate and controls.dropout_rate.any():
             raise ValueError("a dropout rate was passed to a model whose spec has none (model.dropout_rate is 0)")
+        rates, steps, learning_rates, counts = (
+            array.tolist() for array in (controls.dropout_rate, controls.step, controls.learning_rate, batch.counts)
+        )
         losses, corrects = [], []
-        for index in range(len(batch.counts)):
-            rate, step = float(controls.dropout_rate[index]), int(controls.step[index])
-            dropping = Dropping(rate, self._run.seed & MASK32, step & MASK32, batch.first_row)
-            state.engine.set_learning_rate(float(controls.learning_rate[index]))
-            loss, correct = self._one_step(state.engine, batch, index, dropping)
+        for index, count in enumerate(counts):
+            dropping = Dropping(rates[index], self._run.seed & MASK32, steps[index] & MASK32, batch.first_row)
+            state.engine.set_learning_rate(learning_rates[index])
+            loss, correct = self._one_step(state.engine, batch.inputs[index], batch.labels[index], count, dropping)
             losses.append(loss)
             corrects.append(correct)
-            state.consumed, state.applied = state.consumed + 1, state.applied + 1
+        state.consumed += len(counts)
+        state.applied += len(counts)
         loss_K, correct_K = torch.stack(losses), torch.stack(corrects)
         if self.world_size > 1:
             torch_processes.sum_over_processes(loss_K)
             torch_processes.sum_over_processes(correct_K)
         return state, {"loss": loss_K, "correct": correct_K, "count": batch.counts}
 
-    def _one_step(self, engine: Engine, batch: Placed, index: int, dropping: Dropping) -> tuple[Tensor, Tensor]:
+    def _one_step(
+        self, engine: Engine, inputs: Tensor, labels: Tensor, count: int, dropping: Dropping
+    ) -> tuple[Tensor, Tensor]:
         """One update; this process's share of the loss, and its correct rows."""
         parts = self._run.training.gradient_accumulation
-        count = int(batch.counts[index])
-        loss = correct = torch.zeros(())
-        for part, (inputs, labels) in enumerate(_parts(batch.inputs[index], batch.labels[index], parts)):
-            logits = engine(self._normalize(inputs), dropping).to(self._formats.master)
-            part_loss = loss_sum(logits, labels, self._run.training.label_smoothing) / count
-            engine.descend(part_loss, last=part == parts - 1)
-            part_loss, part_correct = part_loss.detach(), correct_count(logits.detach(), labels)
-            loss, correct = (loss + part_loss, correct + part_correct) if part else (part_loss, part_correct)
-            dropping = replace(dropping, first_row=dropping.first_row + len(labels))
-        return loss, correct
+        if parts == 1:
+            return self._one_part(engine, inputs, labels, count, dropping, last=True)
+        losses, corrects = [], []
+        for part, (rows, truth) in enumerate(zip(inputs.chunk(parts), labels.chunk(parts), strict=True)):
+            loss, correct = self._one_part(engine, rows, truth, count, dropping, last=part == parts - 1)
+            losses.append(loss)
+            corrects.append(correct)
+            dropping = replace(dropping, first_row=dropping.first_row + len(truth))
+        return torch.stack(losses).sum(), torch.stack(corrects).sum()
+
+    def _one_part(
+        self, engine: Engine, inputs: Tensor, labels: Tensor, count: int, dropping: Dropping, *, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        logits = engine(self._normalize(inputs), dropping).to(self._formats.master)
+        loss = loss_sum(logits, labels, self._run.training.label_smoothing) / count
+        engine.descend(loss, last=last)
+        return loss.detach(), correct_count(logits.detach(), labels)
 
     @torch.no_grad()
     def evaluate(self, state: State, batch: Placed) -> Metrics:
@@ -218,13 +229,6 @@ class TorchLearner:
         if self._joined:
             self._joined = False
             torch_processes.leave()
-
-
-def _parts(inputs: Tensor, labels: Tensor, parts: int) -> Iterator[tuple[Tensor, Tensor]]:
-    if parts == 1:
-        yield inputs, labels
-    else:
-        yield from zip(inputs.chunk(parts), labels.chunk(parts), strict=True)
 
 
 def _refuse_what_torch_cannot_do(run: RunSpec, world_size: int) -> None:

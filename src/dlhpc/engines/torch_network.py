@@ -76,8 +76,10 @@ class Normalize:
     def __call__(self, inputs: Tensor) -> Tensor:
         pixels = inputs.to(self._formats.master)
         if inputs.dtype == torch.uint8:
-            pixels = pixels / 255.0
-        return ((pixels - self._mean) / self._std).to(self._formats.compute)
+            pixels.div_(255.0).sub_(self._mean)  # in the copy's memory
+        else:
+            pixels = pixels - self._mean
+        return pixels.div_(self._std).to(self._formats.compute)
 
 
 def loss_sum(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from dlhpc.optimizers.rules import BoundRule, Scalars, bind
 from dlhpc.spec.optimizer import OptimizerSpec
 
-BLOCK = 1 << 16
+BLOCK = 1 << 18
 """Elements updated at a time on a CPU: a rule's temporaries then fit the cache, and memory holds no copies."""
 
 
