@@ -43,6 +43,7 @@ class Workspace:
     def run(self, command: str, *, timeout_s: float = 280.0) -> subprocess.CompletedProcess[str]:
         """What the command gave when it was run (by bash, in the copy's root) for the first time."""
         if command not in self._done:
+            started = time.monotonic()
             self._done[command] = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", command],
                 cwd=self.root,
@@ -52,6 +53,7 @@ class Workspace:
                 timeout=timeout_s,
                 check=False,
             )
+            print(f"{time.monotonic() - started:6.1f} s  $ {command}")
         return self._done[command]
 
     def succeed(self, command: str, *, timeout_s: float = 280.0) -> str:
