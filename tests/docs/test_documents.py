@@ -100,13 +100,13 @@ def test_the_readme_leads_to_every_document() -> None:
     "path", [path for path in DOCUMENTS if path.name != "seed-coverage.md"], ids=lambda path: path.name
 )
 def test_the_source_files_that_a_document_names_exist(path: Path) -> None:
-    """Below the checkout's root or the package; `x` and `<verb>` stand for something else. The seed has its own test."""
+    """Below the root, src or the package; `x` and `<verb>` stand for something else."""
     prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
     named = set(re.findall(r"`([\w.-]+/[\w./-]*\.(?:py|ya?ml|md|sh))`", prose))
     missing = [
         name
         for name in named
         if not re.search(r"(^|[/_])x[./]", name)
-        and not any((place / name).exists() for place in (ROOT, ROOT / "src" / "dlhpc"))
+        and not any((place / name).exists() for place in (ROOT, ROOT / "src", ROOT / "src" / "dlhpc"))
     ]
     assert missing == []
