@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dlhpc.optimizers import torch_optimizers
-from dlhpc.optimizers.rules import Scalars, bind
+from dlhpc.optimizers.rules import BoundRule, Scalars, bind
 from dlhpc.optimizers.torch_optimizers import RuleOptimizer, build
 from dlhpc.spec.optimizer import AdamWSpec, LionSpec, OptimizerSpec
 
@@ -179,3 +179,36 @@ def test_loading_keeps_the_slots_precision_and_owns_them() -> None:
     assert loaded.state[narrow]["m"].dtype == torch.float64
     assert torch.equal(loaded.state[narrow]["m"], saved.state[wide]["m"])
     assert loaded.state[narrow]["m"].data_ptr() != saved.state[wide]["m"].data_ptr()
+    advance(loaded, 2, 3)
+    assert (narrow.dtype, loaded.state[narrow]["m"].dtype) == (torch.bfloat16, torch.float64)
+
+
+def test_a_state_without_a_parameters_slots_leaves_them_to_the_first_step() -> None:
+    moved, fresh = parameter(3), parameter(3, seed=1)
+    saved = build([moved, fresh], LionSpec(), lr=0.01)
+    moved.grad = gradient(moved, 0)
+    saved.step()
+    loaded = build([moved, fresh], LionSpec(), lr=0.01)
+    loaded.load_state_dict(saved.state_dict())
+    advance(loaded, 1, 2)
+    assert [int(loaded.state[x]["step"]) for x in (moved, fresh)] == [2, 1]
+
+
+def test_a_rule_may_return_new_arrays() -> None:
+    """A rule that does not use the namespace's whole sums."""
+
+    def momentum(ns: Any, g: Any, slots: Any, x: Any, h: Scalars) -> Any:
+        (m,) = slots
+        m = 0.9 * m + g
+        return (m,), x - h.lr * m
+
+    def still(ns: Any, g: Any, slots: Any, x: Any, h: Scalars) -> Any:
+        return (), x - h.lr * g
+
+    x, y = parameter(4), parameter(4)
+    start = x.detach().clone()
+    advance(RuleOptimizer([x], BoundRule(("m",), momentum), lr=0.1, weight_decay=0.0), 0, 2)
+    advance(RuleOptimizer([y], BoundRule((), still), lr=0.1, weight_decay=0.0), 0, 2)
+    first, second = gradient(x, 0), gradient(x, 1)
+    torch.testing.assert_close(x.detach(), start - 0.1 * first - 0.1 * (0.9 * first + second))
+    torch.testing.assert_close(y.detach(), start - 0.1 * first - 0.1 * second)

@@ -77,17 +77,18 @@ class RuleOptimizer(torch.optim.Optimizer):
             lr = float(group["lr"]) * group["lr_scale"]
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, lr, group["weight_decay"])
+                    self._update(parameter, parameter.grad, lr, group["weight_decay"])
         return loss
 
-    def _update(self, parameter: Tensor, lr: float, decay: float) -> None:
-        gradient = parameter.grad
-        if gradient is None or gradient.is_sparse:
+    def _update(self, parameter: Tensor, gradient: Tensor, lr: float, decay: float) -> None:
+        if gradient.is_sparse:
             raise ValueError("sparse gradients are not supported: use dense ones (nn.Embedding(..., sparse=False))")
         state = self.slots_of(parameter)
         state["step"] += 1
         scalars = Scalars(lr, decay, int(state["step"]))
         slots = [state[name] for name in self.bound.slots]
+        if slots:
+            gradient = gradient.to(slots[0].dtype)  # a loaded state may be wider than the parameter
         for x, g, *block_slots in _blocks(parameter, gradient, slots):
             new_slots, new_x = self.bound.rule(IN_PLACE, g, tuple(block_slots), x, scalars)
             for old, new in zip((x, *block_slots), (new_x, *new_slots), strict=True):
