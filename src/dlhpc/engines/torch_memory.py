@@ -1,4 +1,4 @@
-"""The C library's habit of giving memory back to the system between two training steps, switched off."""
+"""The C library's habit of giving memory back to the system between two steps or two answers, switched off."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _PARAMETERS = {
 
 
 def keep_freed_memory(environ: Mapping[str, str]) -> bool:
-    """Let glibc keep what a step frees for the next one; what the user set in the environment stays. True if done.
+    """Let glibc keep what one step frees for the next; what the user set in the environment stays. True if done.
 
-    Otherwise each step of a small convolutional network on a CPU takes thousands of page faults, a third of its time.
+    Otherwise each step of a small convolutional network on a CPU takes thousands of page faults, a third of its time;
+    so does each answer to a large batch.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from dlhpc.engines.inputs import LARGEST_BATCH, check_inputs
+from dlhpc.engines.torch_memory import keep_freed_memory
 from dlhpc.engines.torch_network import Normalize, build_model, load_weights, local_device, numbers
 from dlhpc.ports import NamedArrays, Preprocessing
 from dlhpc.spec.model import ModelSpec
@@ -25,6 +27,7 @@ class TorchPredictor:
             raise ValueError("a predictor needs a resolved model")
         self._input_shape, self._classes = model.input_shape, model.num_classes
         self._device, formats = local_device(), numbers("float32")
+        keep_freed_memory(os.environ)
         self._module = build_model(model, formats.master)
         load_weights(self._module, model, weights)
         self._module.to(self._device).requires_grad_(False)
