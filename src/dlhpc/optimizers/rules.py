@@ -56,8 +56,8 @@ def adamw(spec: AdamWSpec) -> BoundRule:
         m = _ema(ns, m, g, spec.b1)
         v = _ema_of_square(ns, v, g, spec.b2)
         lr_hat = h.lr / _one_minus_power(ns, spec.b1, h.t)  # of m_hat, without a pass over m
-        v_hat = v / _one_minus_power(ns, spec.b2, h.t)
-        x = _shrink_minus_ratio(ns, x, 1.0 - h.lr * h.decay, lr_hat, m, ns.sqrt(v_hat) + spec.eps)
+        below = _root_of_ratio_plus(ns, v, _one_minus_power(ns, spec.b2, h.t), spec.eps)
+        x = _shrink_minus_ratio(ns, x, 1.0 - h.lr * h.decay, lr_hat, m, below)
         return (m, v), x
 
     return BoundRule(("m", "v"), rule)
@@ -106,6 +106,12 @@ def _ema_of_square(ns: Any, old: Array, new: Array, keep: float) -> Array:
     """keep * old + (1 - keep) * new**2."""
     whole = getattr(ns, "ema_of_square", None)
     return keep * old + (1.0 - keep) * (new * new) if whole is None else whole(old, new, keep)
+
+
+def _root_of_ratio_plus(ns: Any, above: Array, below: Any, eps: float) -> Array:
+    """sqrt(above / below) + eps."""
+    whole = getattr(ns, "root_of_ratio_plus", None)
+    return ns.sqrt(above / below) + eps if whole is None else whole(above, below, eps)
 
 
 def _shrink_minus(ns: Any, x: Array, shrink: Any, rate: Any, step: Array) -> Array:

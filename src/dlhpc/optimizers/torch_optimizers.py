@@ -36,6 +36,9 @@ class InPlace:
     def ema_of_square(self, old: Tensor, new: Tensor, keep: float) -> Tensor:
         return old.mul_(keep).addcmul_(new, new, value=1.0 - keep)
 
+    def root_of_ratio_plus(self, above: Tensor, below: float, eps: float) -> Tensor:
+        return above.div(below).sqrt_().add_(eps)
+
     def shrink_minus(self, x: Tensor, shrink: float, rate: float, step: Tensor) -> Tensor:
         return x.mul_(shrink).sub_(step, alpha=rate)
 
