@@ -85,9 +85,10 @@ def command(
     facts = {"ref": ref, "digest": digest, "backend": backend or run.backend, "part": part}
     everything = {**facts, "data": data.model_dump(mode="json"), **report.canonical()}
     where = f"{part} part of {data.source}" if data_path is None else f"{part} part of {data_path}"
-    print_json(everything) if as_json else _print(f"{ref} on the {where}, in {facts['backend']}", digest, report)
+    # Files first: a reader that goes away (`| head`) ends the program at the next line it is sent.
     if out is not None:
         _write(out, everything, report, f"{ref} on the {where}")
+    print_json(everything) if as_json else _print(f"{ref} on the {where}, in {facts['backend']}", digest, report)
     if fail_under is not None and report.accuracy < fail_under:
         raise DlhpcError(f"{ref}: accuracy {report.accuracy:.4f} is under {fail_under} (--fail-under)")
 
