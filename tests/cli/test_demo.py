@@ -43,3 +43,10 @@ def test_trains_exchanges_serves_and_stops(checkout: Path, tmp_path: Path) -> No
 def test_away_from_the_shipped_runs_it_says_where_to_go(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo"]) == 4
     assert "run `dlhpc demo` from the folder" in capsys.readouterr().err
+
+
+def test_a_registry_that_no_demo_made_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("registry").mkdir()
+    assert main(["demo", "--dir", "."]) == 4
+    assert "no demo made" in capsys.readouterr().err
+    assert Path("registry").exists()

@@ -20,12 +20,15 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from dlhpc.errors import NotFoundError, ServingError
+from dlhpc.errors import ConflictError, NotFoundError, ServingError
+from dlhpc.files import write_atomic
 
 if TYPE_CHECKING:
     from dlhpc.registry.artifact import Artifact
 
 RUNS = ("config/flax_config.yaml", "config/torch_deepspeed_cnn.yaml")
+MARK = ".dlhpc-demo"
+"""In the demo's folder: what it holds may be deleted."""
 REQUESTS = 400
 CLIENTS = 8
 READY_WITHIN_S = 120.0
@@ -105,8 +108,13 @@ def _say(text: str) -> None:
 
 
 def _forget_earlier_demo(folder: Path) -> None:
-    for part in ("registry", "runs"):
-        shutil.rmtree(folder / part, ignore_errors=True)
+    """Empty the demo's own folder; one that holds somebody's registry or runs is refused."""
+    parts = [folder / "registry", folder / "runs"]
+    if any(part.exists() for part in parts) and not (folder / MARK).exists():
+        raise ConflictError(f"{folder}: holds a registry or runs that no demo made; choose another folder with --dir")
+    for part in parts:
+        shutil.rmtree(part, ignore_errors=True)
+    write_atomic(folder / MARK, "made by `dlhpc demo`, which empties this folder when it runs again\n")
 
 
 def _train_and_check(config: Path, folder: Path, overrides: tuple[str, ...]) -> ModelResult:
