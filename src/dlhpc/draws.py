@@ -8,12 +8,17 @@ tiny namespace.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
 
 MASK32 = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9
+SAMPLED_LABELS = 0xA0000000
+"""In a layer's place: the draws of labels for a Hessian estimate."""
+PROBES = 0xB0000000
+"""In a layer's place, plus the parameter's number in the table: the random vectors of a Hessian estimate."""
 
 
 class Words(Protocol):
@@ -35,6 +40,18 @@ class Words(Protocol):
         """The upper 24 bits as a float32 in [0, 1)."""
         ...
 
+    def cast(self, x: Any, dtype: Any) -> Any:
+        """In another floating type."""
+        ...
+
+
+class Functions(Protocol):
+    """Elementary functions of one array library."""
+
+    def sqrt(self, x: Any, /) -> Any: ...
+    def log(self, x: Any, /) -> Any: ...
+    def cos(self, x: Any, /) -> Any: ...
+
 
 class NumpyWords:
     """numpy's uint32 wraps by itself."""
@@ -52,6 +69,9 @@ class NumpyWords:
 
     def unit(self, x: Any) -> Any:
         return (x >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+    def cast(self, x: Any, dtype: Any) -> Any:
+        return x.astype(dtype)
 
 
 def mix(ns: Words, x: Any) -> Any:
@@ -74,6 +94,22 @@ def bits(ns: Words, *counters: Any) -> Any:
 def uniform(ns: Words, *counters: Any) -> Any:
     """Float32 in [0, 1), a multiple of 2**-24, per element of the broadcast counters."""
     return ns.unit(bits(ns, *counters))
+
+
+def normal(ns: Words, functions: Functions, dtype: Any, *counters: Any) -> Any:
+    """Standard normal numbers of a floating type by Box and Muller (1958): two uniform draws each."""
+    radius = functions.sqrt(-2.0 * functions.log(_open_unit(ns, dtype, *counters, 0)))
+    return radius * functions.cos(2.0 * math.pi * _open_unit(ns, dtype, *counters, 1))
+
+
+def gumbel(ns: Words, functions: Functions, dtype: Any, *counters: Any) -> Any:
+    """Standard Gumbel numbers: the class that maximises logit + gumbel is a draw from softmax(logits)."""
+    return -functions.log(-functions.log(_open_unit(ns, dtype, *counters)))
+
+
+def _open_unit(ns: Words, dtype: Any, *counters: Any) -> Any:
+    """Uniform in (0, 1): 2**24 values from 2**-25 to 1 - 2**-25 (the last rounds to 1 - 2**-24 in float32)."""
+    return ns.cast(uniform(ns, *counters), dtype) * (1.0 - 2.0**-24) + 2.0**-25
 
 
 NUMPY = NumpyWords()

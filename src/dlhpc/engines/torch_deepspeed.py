@@ -136,7 +136,7 @@ class DeepSpeedEngine:
         flat = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
         for slice_of_group in flat:
             state = self._optimizer.slots_of(slice_of_group)
-            state["step"].fill_(0 if resume is None else resume.applied)
+            state["step"] = 0 if resume is None else resume.applied
         if self._stage < 3:
             zero._lazy_init_hp_params_optimizer_state()  # otherwise done by the first step
         for slot, tensors in () if resume is None else resume.slots.items():

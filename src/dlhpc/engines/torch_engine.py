@@ -101,6 +101,6 @@ def load_whole_slots(optimizer: RuleOptimizer, parameters: Mapping[str, Tensor],
     """Fill the slots and step counts of unpartitioned parameters."""
     for name, parameter in parameters.items():
         state = optimizer.slots_of(parameter)
-        state["step"].fill_(resume.applied)
+        state["step"] = resume.applied
         for slot, tensors in resume.slots.items():
             state[slot].copy_(tensors[name])

@@ -39,6 +39,9 @@ class FlaxWords:
     def unit(self, x: Array) -> Array:
         return (x >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
 
+    def cast(self, x: Array, dtype: Any) -> Array:
+        return x.astype(dtype)
+
 
 WORDS = FlaxWords()
 

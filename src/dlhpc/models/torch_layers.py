@@ -38,6 +38,9 @@ class TorchWords:
     def unit(self, x: Any) -> Any:
         return (x >> 8).to(torch.float32) * 2.0**-24
 
+    def cast(self, x: Any, dtype: Any) -> Any:
+        return x.to(dtype)
+
 
 WORDS = TorchWords()
 
