@@ -142,6 +142,40 @@ def test_interrupted_in_one_framework_and_resumed_in_the_other(straight: tuple[s
     assert resumed.artifact.manifest.run.backend == backend
 
 
+PLATEAU = (
+    "training.schedule.name=reduce_on_plateau",
+    "training.schedule.patience=0",
+    "training.schedule.threshold=0.9",  # nothing after the first epoch makes the loss a tenth: each halves the rate
+)
+
+
+@pytest.mark.parametrize("backend", ["flax", "torch"])
+def test_reductions_of_the_rate_go_on_to_the_bit_and_in_the_other_framework(backend: str) -> None:
+    other = "torch" if backend == "flax" else "flax"
+    straight = api.train_run(load(backend, *PLATEAU, "runs_dir=straight", "training.num_epochs=4"))
+    ends = {}
+    for place, first in (("same", backend), ("moved", other)):
+        with pytest.raises(Interrupted):
+            api.train(load(first, *PLATEAU, f"runs_dir={place}", "training.num_epochs=4"), callbacks=[stop_at(41)])
+        path = the_run(Path(place))
+        api.train_run(load(backend, *PLATEAU, f"runs_dir={place}", "training.num_epochs=4"), resume=path)
+        ends[place] = read_checkpoint(find_last(path / "checkpoints"))
+    assert straight.folder is not None
+    end = read_checkpoint(find_last(straight.folder / "checkpoints"))
+    assert end.manifest.plateau is not None
+    assert end.manifest.plateau.scale == 0.125
+    assert ends["same"].manifest.plateau == end.manifest.plateau
+    assert end_state(the_run(Path("same"))) == end_state(straight.folder)
+    assert ends["moved"].manifest.plateau is not None
+    assert ends["moved"].manifest.plateau.scale == end.manifest.plateau.scale
+    rates = [
+        {row["step"]: row["learning_rate"] for row in read_history(the_run(Path(place))) if row["part"] == "train"}
+        for place in ("straight", "same", "moved")
+    ]
+    assert {step: rates[0].get(step) for step in (13, 26, 39, 52)} == {13: 0.02, 26: 0.02, 39: 0.01, 52: 0.005}
+    assert rates[1] == rates[2] == rates[0] | {41: 0.005}  # a line of its own for the interruption
+
+
 def test_a_finished_run_cannot_go_on(straight: tuple[str, Path, api.Trained]) -> None:
     backend, root, _ = straight
     for place in (".", "checkpoints/step-00000026", "checkpoints/last"):
@@ -263,6 +297,15 @@ def test_the_test_labels_have_no_part_in_training() -> None:
     changed[data.ids("train")[0]] += 1
     write_arrays(Path("data.npz"), changed % 3)
     assert api.train(run).manifest.files != before.manifest.files
+
+
+def test_a_plateau_without_a_validation_part_is_refused_from_python_too() -> None:
+    run = load("flax", *PLATEAU)
+    split = run.data.split.model_copy(update={"validation": 0.0})
+    run = run.model_copy(update={"data": run.data.model_copy(update={"split": split})})
+    with pytest.raises(ConfigError, match=r"reduce_on_plateau came with data\.split\.validation 0, expected a valid"):
+        api.train(run)
+    assert not Path("runs").exists()
 
 
 def test_data_that_contradicts_the_model_is_refused() -> None:

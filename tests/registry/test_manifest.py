@@ -11,7 +11,8 @@ from dlhpc.spec.data import ArraysSpec, AugmentSpec, DigitsSpec, ImageFolderSpec
 from dlhpc.spec.model import CNNSpec
 from dlhpc.spec.optimizer import LionSpec, ParameterGroup
 from dlhpc.spec.registry import RegistrySpec
-from dlhpc.spec.training import ConstantSchedule, TrainingSpec
+from dlhpc.spec.schedule import ConstantSchedule
+from dlhpc.spec.training import TrainingSpec
 from tests.registry.samples import sample, sample_run
 
 MODEL = CNNSpec(input_shape=(4, 4, 1), num_classes=3, channels=(2,), strides=(1,), hidden_sizes=())

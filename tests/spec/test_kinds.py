@@ -25,7 +25,7 @@ def test_common_keys_are_those_of_a_shared_base():
     assert {"num_classes", "dropout_rate"} <= kinds["model"].common()
     assert "hidden_sizes" not in kinds["model"].common()
     assert kinds["data"].common() == {"split", "augment", "mean", "std"}
-    assert child(kinds["training"], "schedule").common() == set()
+    assert child(kinds["training"], "schedule").common() == {"warmup"}
 
 
 @pytest.mark.parametrize(

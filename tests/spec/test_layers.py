@@ -14,7 +14,7 @@ from dlhpc.spec.model import CNNSpec, MLPSpec
 from dlhpc.spec.optimizer import LionSpec
 from dlhpc.spec.run import RunSpec
 from dlhpc.spec.serving import ServingSpec
-from dlhpc.spec.training import ConstantSchedule
+from dlhpc.spec.schedule import ConstantSchedule
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_another_choice_inherits_what_all_choices_share(write):
         base="data: {source: image_folder, path: photos, image_size: [8, 8], mean: [0.1]}\n"
         "optimizer: {name: adamw, b1: 0.5, weight_decay: 0.5}\n"
         "model: {name: FlaxMLP, num_classes: 10, hidden_sizes: [3]}\n"
-        "training: {schedule: {name: warmup_cosine, warmup: 0.5}}\n",
+        "training: {schedule: {name: warmup_cosine, warmup: 0.5, final_scale: 0.1}}\n",
         run="extends: base.yaml\n"
         "data: {source: digits}\n"
         "optimizer: {name: lion}\n"
@@ -162,7 +162,7 @@ def test_another_choice_inherits_what_all_choices_share(write):
     assert run.data == DigitsSpec(mean=(0.1,))
     assert run.optimizer == LionSpec(weight_decay=0.5)
     assert (run.backend, run.model) == ("torch", CNNSpec(num_classes=10))
-    assert run.training.schedule == ConstantSchedule()
+    assert run.training.schedule == ConstantSchedule(warmup=0.5)
 
 
 def test_the_same_choice_again_inherits_everything(write):

@@ -22,7 +22,7 @@ from dlhpc.spec.load import (
 from dlhpc.spec.model import CNNSpec, MLPSpec
 from dlhpc.spec.optimizer import LionSpec, ParameterGroup
 from dlhpc.spec.run import MODEL_NAMES, RunSpec
-from dlhpc.spec.training import ConstantSchedule
+from dlhpc.spec.schedule import ConstantSchedule
 
 CONFIG = Path(__file__).parents[2] / "config"
 

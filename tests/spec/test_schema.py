@@ -64,7 +64,8 @@ REFUSED = [
     {"optimizer": {"name": "lion", "eps": 1.0}},
     {"optimizer": {"groups": [{"learning_rate_scale": 1.0}]}},
     {"optimizer": {"groups": [{"match": "*", "x": 1}]}},
-    {"training": {"schedule": {"name": "constant", "warmup": 0.1}}},
+    {"training": {"schedule": {"name": "constant", "final_scale": 0.1}}},
+    {"training": {"schedule": {"name": "wsd", "shape": "exponential"}}},
     {"extends": 3},
     {"extends": "base.yaml", "model": {"nam": "x"}},
 ]
@@ -77,6 +78,7 @@ TAKEN = [
     {"data": {"noise": 0.5}},
     {"optimizer": {"name": "lion", "groups": [{"match": "*"}]}},
     {"training": {"schedule": {"name": "constant"}}},
+    {"training": {"schedule": {"name": "wsd", "warmup": 0.5, "decay": 0.5, "shape": "linear"}}},
     {"training": {"learning_rate": 1}},
 ]
 

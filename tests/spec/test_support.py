@@ -96,6 +96,11 @@ BROKEN = [
         "model: {hidden_sizes: [], normalization: layer}",
         "'layer' came without hidden layers",
     ),
+    (
+        "training.schedule.name",
+        "training: {schedule: {name: reduce_on_plateau}}\ndata: {split: {validation: 0}}",
+        "reduce_on_plateau came with data.split.validation 0",
+    ),
     ("registry.alias", "registry: {alias: production, publish: false}", "nothing is published"),
 ]
 
@@ -131,6 +136,8 @@ GOOD = [
     "model: {num_classes: 10, input_shape: [8, 8, 1]}\ndata: {source: digits}",
     "model: {num_classes: 10}\ndata: {num_classes: 10}",
     "model: {name: FlaxCNN, hidden_sizes: [], normalization: layer}",
+    "training: {schedule: {name: reduce_on_plateau}}\ndata: {split: {validation: 0.05}}",
+    "training: {schedule: {name: wsd}}\ndata: {split: {validation: 0}}",
     "registry: {alias: production}",
 ]
 

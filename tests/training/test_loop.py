@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dlhpc.errors import TrainingError
+from dlhpc.errors import ConfigError, TrainingError
 from dlhpc.optimizers.schedules import scale
 from dlhpc.ports import Controls
 from dlhpc.spec.run import RunSpec
+from dlhpc.spec.schedule import ReduceOnPlateauSchedule
 from dlhpc.training import loop
 from dlhpc.training.checkpoint import find_last, read_checkpoint
 from dlhpc.training.events import Checkpointed, Evaluated, Event, Finished, Logged, Started, Stepped, Stop, wants
@@ -166,6 +167,66 @@ def test_controls_follow_the_schedule_and_the_spec() -> None:
     assert step.tolist() == list(range(7))
     assert rates.tolist() == [0.1 * scale(run.training.schedule, n, 7) for n in range(7)]
     assert all((controls.dropout_rate == 0.25).all() for controls in learner.seen)
+
+
+IMPATIENT = ReduceOnPlateauSchedule(patience=0, threshold=0.9)
+"""Only a loss of a tenth of the best is better: every evaluation after the first halves the learning rate."""
+
+
+def rates_of(learner: SoftmaxLearner) -> list[float]:
+    return [float(rate) for controls in learner.seen for rate in controls.learning_rate]
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "expected"),
+    [
+        ({}, {}, [*[1.0] * 14, *[0.5] * 7, *[0.25] * 7]),
+        ({}, {"evaluate_every": 2}, [1.0] * 28),
+        ({}, {"steps_per_dispatch": 4}, [*[1.0] * 16, *[0.5] * 8, *[0.25] * 4]),
+        ({"patience": 1}, {}, [*[1.0] * 21, *[0.5] * 7]),
+        ({"warmup": 8 / 28}, {}, [*[(step + 1) / 8 for step in range(8)], *[1.0] * 13, *[0.5] * 7]),
+        ({"monitor": "accuracy", "min_scale": 0.5}, {}, [*[1.0] * 14, *[0.5] * 14]),
+    ],
+)
+def test_the_rate_falls_when_evaluations_stop_getting_better(
+    changes: dict[str, Any], settings: dict[str, int], expected: list[float]
+) -> None:
+    run = make_run(num_epochs=4, schedule=IMPATIENT.model_copy(update=changes), **settings)
+    learner = SoftmaxLearner(run)
+    _, events = record(run, learner=learner)
+    assert rates_of(learner) == pytest.approx([0.1 * scale for scale in expected])
+    logged = {event.step: event.learning_rate for event in events if isinstance(event, Logged)}
+    assert logged[28] == rates_of(learner)[-1]
+
+
+@pytest.mark.parametrize("stop_step", [3, 7, 14, 17, 27])
+def test_reductions_outlive_an_interruption(tmp_path: Path, stop_step: int) -> None:
+    run = make_run(num_epochs=4, schedule=IMPATIENT)
+    learner = SoftmaxLearner(run)
+    straight, events = record(run, tmp_path / "straight", learner=learner)
+    _, first = record(run, tmp_path / "again", callbacks=[stop_at(stop_step)])
+    again = SoftmaxLearner(run)
+    checkpoint = read_checkpoint(find_last(tmp_path / "again"))
+    resumed, second = record(run, tmp_path / "again", learner=again, resume=checkpoint)
+    assert rates_of(again) == rates_of(learner)[stop_step:]
+    assert same(resumed, straight)
+    ends = [read_checkpoint(find_last(tmp_path / name)) for name in ("straight", "again")]
+    assert ends[0].manifest.plateau == ends[1].manifest.plateau
+    assert ends[0].manifest.plateau is not None
+    assert ends[0].manifest.plateau.scale == 0.125
+    assert all(np.array_equal(ends[0].arrays[name], ends[1].arrays[name]) for name in ends[0].arrays)
+    told = [event for event in numbers(first) + numbers(second) if isinstance(event, Evaluated)]
+    assert told == [event for event in numbers(events) if isinstance(event, Evaluated)]
+
+
+def test_other_schedules_keep_no_plateau(tmp_path: Path) -> None:
+    record(make_run(num_epochs=1), tmp_path)
+    assert read_checkpoint(find_last(tmp_path)).manifest.plateau is None
+
+
+def test_a_schedule_that_wants_evaluations_is_refused_without_any() -> None:
+    with pytest.raises(ConfigError, match="reduce_on_plateau came, but nothing is held out"):
+        record(make_run(schedule=IMPATIENT), validate=False)
 
 
 @pytest.mark.parametrize("steps_per_dispatch", [1, 4])

@@ -9,6 +9,7 @@ import pytest
 
 from dlhpc.errors import ConfigError, DataError
 from dlhpc.spec.run import RunSpec
+from dlhpc.spec.schedule import ReduceOnPlateauSchedule
 from dlhpc.training.checkpoint import Checkpoint, Moment, read_checkpoint
 from dlhpc.training.resume import refuse_another_run
 from tests.training.softmax import make_run, make_store
@@ -35,6 +36,15 @@ def test_the_same_run_goes_on(tmp_path: Path) -> None:
 )
 def test_the_other_framework_places_and_pauses_are_free(tmp_path: Path, change: dict[str, Any]) -> None:
     refuse_another_run(saved(tmp_path, make_run()), make_run().model_copy(update=change), FINGERPRINT)
+
+
+def test_evaluations_that_steer_the_learning_rate_are_not_free(tmp_path: Path) -> None:
+    steered = {"schedule": ReduceOnPlateauSchedule()}
+    refuse_another_run(saved(tmp_path, make_run(**steered)), make_run(**steered, log_every=7), FINGERPRINT)
+    with pytest.raises(ConfigError) as caught:
+        refuse_another_run(saved(tmp_path, make_run(**steered)), make_run(**steered, evaluate_every=2), FINGERPRINT)
+    (problem,) = caught.value.problems
+    assert problem.startswith("training.evaluate_every: 2 came")
 
 
 def test_every_other_difference_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dlhpc.data.batch import HostBatch
 from dlhpc.optimizers.schedules import scale
 from dlhpc.ports import Controls, Learner
 from dlhpc.spec.run import RunSpec
-from dlhpc.spec.training import WarmupCosineSchedule
+from dlhpc.spec.schedule import WarmupCosineSchedule
 
 ROWS, STEPS = 24, 200
 

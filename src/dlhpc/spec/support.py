@@ -10,6 +10,7 @@ from dlhpc.spec.data import DigitsSpec, ImageFolderSpec, SyntheticSpec
 from dlhpc.spec.distributed import DistributedSpec
 from dlhpc.spec.model import CNNSpec, MLPSpec
 from dlhpc.spec.run import RunSpec
+from dlhpc.spec.schedule import ReduceOnPlateauSchedule
 
 DIGITS_SHAPE: Final = (8, 8, 1)
 DIGITS_CLASSES: Final = 10
@@ -109,6 +110,15 @@ def _norm_has_layers(run: RunSpec) -> str | None:
     return f"{run.model.normalization!r} came without hidden layers (model.hidden_sizes is []), expected 'none'"
 
 
+def _plateau_is_evaluated(run: RunSpec) -> str | None:
+    if run.data.split.validation > 0.0 or not isinstance(run.training.schedule, ReduceOnPlateauSchedule):
+        return None
+    return (
+        "reduce_on_plateau came with data.split.validation 0, expected a validation part: the schedule reacts to its "
+        "evaluations; hold some examples back, or choose another schedule"
+    )
+
+
 def _alias_is_published(run: RunSpec) -> str | None:
     if run.registry.alias is None or run.registry.publish:
         return None
@@ -165,6 +175,11 @@ RULES: Final = (
         ("model.normalization", "model.hidden_sizes", "model.architecture"),
         "`model.normalization` needs a hidden layer to act on.",
         _norm_has_layers,
+    ),
+    Rule(
+        ("training.schedule.name", "data.split.validation"),
+        "`training.schedule.name: reduce_on_plateau` needs a validation part: `data.split.validation` above 0.",
+        _plateau_is_evaluated,
     ),
     Rule(
         ("registry.alias", "registry.publish"),

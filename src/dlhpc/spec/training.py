@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from dlhpc.spec.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Spec
-
-
-class ConstantSchedule(Spec):
-    """The learning rate stays as it is."""
-
-    name: Literal["constant"] = "constant"
-
-
-class WarmupCosineSchedule(Spec):
-    """A linear rise from zero, then half a cosine down (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
-
-    name: Literal["warmup_cosine"] = "warmup_cosine"
-    warmup: Fraction = 0.05
-    """Share of all steps spent rising."""
-    final_scale: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Learning rate at the end, as a factor of training.learning_rate."""
-
-
-Schedule = Annotated[ConstantSchedule | WarmupCosineSchedule, Field(discriminator="name")]
+from dlhpc.spec.schedule import Schedule, WarmupCosineSchedule
 
 
 class TrainingSpec(Spec):

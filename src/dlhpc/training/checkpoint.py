@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from dlhpc.errors import IntegrityError, NotFoundError
 from dlhpc.files import fsync_folder, write_atomic
+from dlhpc.optimizers.plateau import Plateau
 from dlhpc.ports import NamedArrays
 from dlhpc.spec.base import Spec, canonical_json
 from dlhpc.spec.run import RunSpec
@@ -59,6 +60,8 @@ class Manifest(Spec):
     """Time spent on the run so far."""
     best: Score | None
     """The best evaluation up to here."""
+    plateau: Plateau | None = None
+    """Where reduce_on_plateau stands; None with any other schedule."""
     run: RunSpec
     """The resolved spec."""
     data_fingerprint: str
@@ -76,6 +79,7 @@ class Moment:
     step: int
     seconds: float
     best: Score | None
+    plateau: Plateau | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class CheckpointStore:
             step=moment.step,
             seconds=moment.seconds,
             best=moment.best,
+            plateau=moment.plateau,
             run=self._run,
             sha256=hashlib.sha256(content).hexdigest(),
             **self._facts,

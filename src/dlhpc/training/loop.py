@@ -19,9 +19,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from dlhpc.data.batch import HostBatch
-from dlhpc.optimizers.schedules import scale
+from dlhpc.errors import ConfigError
+from dlhpc.optimizers.plateau import Plateau, update
+from dlhpc.optimizers.schedules import scale, warmup_steps
 from dlhpc.ports import Controls, Learner, NamedArrays
 from dlhpc.spec.run import RunSpec
+from dlhpc.spec.schedule import ReduceOnPlateauSchedule
 from dlhpc.training.checkpoint import Checkpoint, CheckpointStore, Moment, Score, best_beside
 from dlhpc.training.divergence import all_finite, diverged
 from dlhpc.training.events import (
@@ -84,7 +87,7 @@ def fit(
     """Train from the first step, or from where `resume` was saved, to the last; collective over the processes.
 
     `store` receives the checkpoints: of several processes, rank 0's alone has one; of one, there may be none. Whatever
-    a callback raises ends the run.
+    a callback raises ends the run. ConfigError when the schedule wants evaluations and nothing is held out.
     """
     return _Fit(learner, run, batches, tuple(callbacks), held_out=held_out, store=store).run(resume)
 
@@ -117,6 +120,7 @@ class _Fit:
         self.saved: Path | None = None
         self.best: Score | None = None
         self.best_weights: NamedArrays | None = None
+        self.plateau = self._fresh_plateau()
         self.stop: Stop | None = None
         self.zero_time = time.perf_counter()
 
@@ -137,6 +141,14 @@ class _Fit:
             weights = self.learner.snapshot(self.state, "model")
         return Fitted(self.step, seconds, self.window.examples_per_second, weights, self.best, self.stop)
 
+    def _fresh_plateau(self) -> Plateau | None:
+        """The state of reduce_on_plateau before the first evaluation; None with any other schedule."""
+        if not isinstance(self.spec.training.schedule, ReduceOnPlateauSchedule):
+            return None
+        if self.held_out is None:
+            raise ConfigError(["training.schedule: reduce_on_plateau came, but nothing is held out: choose another"])
+        return Plateau()
+
     def _started_event(self) -> Started:
         return Started(
             step=self.step,
@@ -156,6 +168,7 @@ class _Fit:
         self.saved = resume.path
         self.zero_time -= resume.manifest.seconds
         self.best = resume.manifest.best
+        self.plateau = resume.manifest.plateau or self.plateau
         best = best_beside(resume)
         self.best_weights = None if best is None else best.arrays
 
@@ -185,7 +198,8 @@ class _Fit:
     def _controls(self, start: int, stop: int) -> Controls:
         """For the steps [start, stop)."""
         training, steps = self.spec.training, range(start, stop)
-        rates = [training.learning_rate * scale(training.schedule, step, self.total_steps) for step in steps]
+        peak = training.learning_rate if self.plateau is None else training.learning_rate * self.plateau.scale
+        rates = [peak * scale(training.schedule, step, self.total_steps) for step in steps]
         dropout = np.full(stop - start, self.spec.model.dropout_rate)
         return Controls(np.array(rates), np.arange(start, stop, dtype=np.int64), dropout)
 
@@ -224,11 +238,20 @@ class _Fit:
         """Measure the weights on the held-out part, and keep them when they are the best so far."""
         self._log()
         loss, accuracy, examples = evaluate(self.learner, self.state, held_out())
+        self._reduce_on_plateau(loss, accuracy)
         is_best = math.isfinite(loss) and self._is_best(loss, accuracy, examples)
         if self.evaluated:
             event = Evaluated(self.step, self._epoch, loss, accuracy, examples, self._seconds(), is_best)
             self._heed(self.evaluated.tell(event))
         self.window.restart_clock()
+
+    def _reduce_on_plateau(self, loss: float, accuracy: float) -> None:
+        """Let the schedule heed an evaluation, if it does; one in the warm-up says nothing about the peak."""
+        schedule = self.spec.training.schedule
+        if not isinstance(schedule, ReduceOnPlateauSchedule) or self.plateau is None:
+            return
+        if self.step >= warmup_steps(schedule, self.total_steps):
+            self.plateau = update(schedule, self.plateau, loss if schedule.monitor == "loss" else accuracy)
 
     def _is_best(self, loss: float, accuracy: float, examples: int) -> bool:
         """Whether no evaluation before was better; then keep these weights."""
@@ -274,7 +297,7 @@ class _Fit:
 
     @property
     def _moment(self) -> Moment:
-        return Moment(self.step, self._seconds(), self.best)
+        return Moment(self.step, self._seconds(), self.best, self.plateau)
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.zero_time

@@ -7,6 +7,7 @@ from typing import Any
 
 from dlhpc.errors import ConfigError, DataError
 from dlhpc.spec.run import RunSpec
+from dlhpc.spec.schedule import ReduceOnPlateauSchedule
 from dlhpc.training.checkpoint import Checkpoint
 
 FREE = (
@@ -22,18 +23,21 @@ FREE = (
     "training.keep_checkpoints",
 )
 """What may change when a run goes on: the other framework, other processes, other places, other pauses. The data's path
-may, since its fingerprint is compared."""
+may, since its fingerprint is compared. Where evaluations steer the learning rate, their number is no pause."""
 
 
 def refuse_another_run(checkpoint: Checkpoint, run: RunSpec, data_fingerprint: str) -> None:
     """Raise ConfigError naming every setting that differs, or DataError when the data is not the same."""
+    free = set(FREE)
+    if isinstance(run.training.schedule, ReduceOnPlateauSchedule):
+        free.remove("training.evaluate_every")
     then = dict(_flat(checkpoint.manifest.run.canonical()))
     now = dict(_flat(run.canonical()))
     problems = [
         f"{key}: {now.get(key)!r} came, but the run in {checkpoint.path} was begun with {then.get(key)!r}: "
         "resume it as it was, or start a new run"
         for key in dict.fromkeys((*then, *now))
-        if then.get(key) != now.get(key) and not _is_free(key)
+        if then.get(key) != now.get(key) and not _is_free(key, free)
     ]
     if problems:
         raise ConfigError(problems)
@@ -44,8 +48,8 @@ def refuse_another_run(checkpoint: Checkpoint, run: RunSpec, data_fingerprint: s
         )
 
 
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+def _is_free(key: str, free: set[str]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in free)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
