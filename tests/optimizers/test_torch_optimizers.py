@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlhpc.optimizers import torch_optimizers
+from dlhpc.optimizers import native, torch_optimizers
 from dlhpc.optimizers.rules import BoundRule, Scalars, bind
 from dlhpc.optimizers.torch_optimizers import RuleOptimizer, build
-from dlhpc.spec.optimizer import AdamWSpec, LionSpec, OptimizerSpec
+from dlhpc.spec.optimizer import AdaBeliefSpec, AdamWSpec, AdanSpec, LionSpec, OptimizerSpec, SophiaSpec
 
-SPECS: list[OptimizerSpec] = [AdamWSpec(), LionSpec()]
+SPECS: list[OptimizerSpec] = [AdamWSpec(), LionSpec(), AdanSpec(), AdaBeliefSpec(), SophiaSpec()]
 
 
 def parameter(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Parameter:
@@ -64,7 +64,7 @@ def test_blocks_give_the_same_bits(shape: tuple[int, ...], transposed: bool, mon
 
     def moved() -> Tensor:
         x = parameter(*shape, dtype=torch.float32)
-        optimizer = build([x], AdamWSpec(), lr=0.01)
+        optimizer = build([x], AdamWSpec(), lr=0.01, execution="eager")
         for step in range(3):
             g = gradient(x, step)
             x.grad = g.mT.contiguous().mT if transposed else g
@@ -128,8 +128,8 @@ def test_steps_are_counted_per_parameter() -> None:
 def test_slots_are_there_on_demand_and_zero() -> None:
     x = parameter(3, dtype=torch.float32)
     state = build([x], AdamWSpec()).slots_of(x)
+    assert state.pop("step") == 0
     assert {name: (tensor.dtype, float(tensor.abs().sum())) for name, tensor in state.items()} == {
-        "step": (torch.int64, 0.0),
         "m": (torch.float32, 0.0),
         "v": (torch.float32, 0.0),
     }
@@ -194,21 +194,152 @@ def test_a_state_without_a_parameters_slots_leaves_them_to_the_first_step() -> N
     assert [int(loaded.state[x]["step"]) for x in (moved, fresh)] == [2, 1]
 
 
-def test_a_rule_may_return_new_arrays() -> None:
-    """A rule that does not use the namespace's whole sums."""
-
-    def momentum(ns: Any, g: Any, slots: Any, x: Any, h: Scalars) -> Any:
+def test_a_rule_of_ones_own_is_run_too() -> None:
+    def momentum(ns: Any, g: Any, slots: Any, x: Any, numbers: Any) -> Any:
         (m,) = slots
         m = 0.9 * m + g
-        return (m,), x - h.lr * m
+        return (m,), x - numbers[0] * m
 
-    def still(ns: Any, g: Any, slots: Any, x: Any, h: Scalars) -> Any:
-        return (), x - h.lr * g
+    def still(ns: Any, g: Any, slots: Any, x: Any, numbers: Any) -> Any:
+        return (), x - numbers[0] * g
+
+    def rate(ns: Any, h: Scalars) -> Any:
+        return (h.lr,)
 
     x, y = parameter(4), parameter(4)
     start = x.detach().clone()
-    advance(RuleOptimizer([x], BoundRule(("m",), momentum), lr=0.1, weight_decay=0.0), 0, 2)
-    advance(RuleOptimizer([y], BoundRule((), still), lr=0.1, weight_decay=0.0), 0, 2)
+    advance(RuleOptimizer([x], BoundRule(("m",), rate, momentum), lr=0.1, weight_decay=0.0), 0, 2)
+    advance(RuleOptimizer([y], BoundRule((), rate, still), lr=0.1, weight_decay=0.0), 0, 2)
     first, second = gradient(x, 0), gradient(x, 1)
     torch.testing.assert_close(x.detach(), start - 0.1 * first - 0.1 * (0.9 * first + second))
     torch.testing.assert_close(y.detach(), start - 0.1 * first - 0.1 * second)
+
+
+SHAPES = [(), (1,), (7,), (3, 0), (33, 1001), (40_000,)]
+
+
+def several(spec: OptimizerSpec, execution: Any, dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    """Parameters of many shapes after some steps with estimates, where the optimizer wants them."""
+    generator = torch.Generator().manual_seed(1)
+    ones = [nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in SHAPES]
+    groups: list[dict[str, Any]] = [{"params": ones[:3]}, {"params": ones[3:], "lr_scale": 0.5, "weight_decay": 0.2}]
+    optimizer = build(groups, spec, lr=0.01, execution=execution)
+    for step in range(4):
+        for x in ones:
+            x.grad = torch.randn(x.shape, generator=generator, dtype=dtype)
+        if optimizer.bound.curvature is not None and step % 2 == 0:
+            optimizer.set_hessian([torch.randn(x.shape, generator=generator, dtype=dtype) for x in ones])
+        optimizer.step()
+    return ones
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_machine_code_and_single_operations_agree(spec: OptimizerSpec, dtype: torch.dtype) -> None:
+    """MKL's square root, which torch calls, may be off by one unit in the last place; the rest is the same."""
+    for fast, slow in zip(several(spec, "auto", dtype), several(spec, "eager", dtype), strict=True):
+        torch.testing.assert_close(fast, slow, rtol=4 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps)
+
+
+def test_torchs_compiler_agrees_and_compiles_once_for_all_rates() -> None:
+    torch._dynamo.utils.counters.clear()
+    for spec in (AdanSpec(), SophiaSpec()):
+        for compiled, eager in zip(several(spec, "compiled"), several(spec, "eager"), strict=True):
+            torch.testing.assert_close(compiled, eager, rtol=1e-6, atol=1e-6)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_machine_code_is_made_once_for_all_rates_and_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    several(LionSpec(b1=0.123), "auto")
+    monkeypatch.setattr(native, "_load", lambda *_: pytest.fail("compiled again"))
+    several(LionSpec(b1=0.123), "auto")
+
+
+def test_without_a_compiler_the_steps_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "kernel", lambda *_: None)
+    for without, eager in zip(several(AdaBeliefSpec(), "auto"), several(AdaBeliefSpec(), "eager"), strict=True):
+        assert torch.equal(without, eager)
+
+
+def test_low_precision_parameters_move_operation_by_operation() -> None:
+    x = parameter(50, dtype=torch.bfloat16)
+    start = x.detach().clone()
+    advance(build([x], AdanSpec(), lr=0.1), 0, 2)
+    assert x.dtype == torch.bfloat16
+    assert not torch.equal(x, start)
+
+
+def test_a_stale_backward_pass_is_noticed() -> None:
+    """Machine code writes behind autograd's back, and says so."""
+    x = parameter(3)
+    y = (x * x).sum()
+    advance(build([x], LionSpec(), lr=0.1), 0, 1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(y)
+
+
+def test_estimates_are_folded_in_before_the_move_and_once() -> None:
+    x, spec = parameter(4), SophiaSpec(weight_decay=0.0)
+    optimizer, start = build([x], spec, lr=0.01), x.detach().clone()
+    optimizer.set_hessian([torch.full((4,), 1e6, dtype=torch.float64)])
+    advance(optimizer, 0, 2)
+    state = optimizer.state[x]
+    assert torch.equal(state["h"], torch.full((4,), (1.0 - spec.b2) * 1e6, dtype=torch.float64))
+    assert float((x - start).detach().abs().max()) < 1e-3  # unlike a step of sign, 0.01
+    optimizer.set_hessian({x: torch.zeros(4, dtype=torch.float64)})
+    advance(optimizer, 2, 3)
+    assert float(state["h"].max()) == pytest.approx(spec.b2 * (1.0 - spec.b2) * 1e6)
+
+
+def test_estimates_that_do_not_fit_are_refused() -> None:
+    x, optimizer = parameter(4), build([parameter(4)], SophiaSpec())
+    with pytest.raises(ValueError, match=r"of shape \(3\) for a parameter of \(4\)"):
+        optimizer.set_hessian([torch.zeros(3)])
+    with pytest.raises(ValueError, match="this optimizer does not have"):
+        optimizer.set_hessian({x: torch.zeros(4)})
+    with pytest.raises(ValueError, match="zip"):
+        optimizer.set_hessian([])
+    with pytest.raises(ValueError, match="takes no Hessian estimates"):
+        build([x], LionSpec()).set_hessian([torch.zeros(4)])
+
+
+@pytest.mark.parametrize("key", ["lr", "lr_scale", "weight_decay"])
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_rates_out_of_range_are_refused(key: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{key}: .* came, expected a finite number"):
+        build([{"params": [parameter(2)], key: value}], LionSpec())
+
+
+def test_no_parameters_and_complex_ones_are_refused() -> None:
+    with pytest.raises(ValueError, match="empty parameter list"):
+        build([], LionSpec())
+    with pytest.raises(ValueError, match="complex parameters are not supported"):
+        build([nn.Parameter(torch.zeros(2, dtype=torch.complex64))], LionSpec())
+
+
+def test_a_loaded_state_that_does_not_fit_is_refused_and_changes_nothing() -> None:
+    small, large = parameter(2), parameter(3)
+    saved = {}
+    for x in (small, large):
+        optimizer = build([x], AdamWSpec())
+        advance(optimizer, 0, 1)
+        saved[x] = optimizer.state_dict()
+    before = optimizer.state[large]["m"].clone()
+    with pytest.raises(ValueError, match=r"parameter 0: m of shape \(2\), expected \(3\)"):
+        optimizer.load_state_dict(saved[small])
+    assert torch.equal(optimizer.state[large]["m"], before)
+    with pytest.raises(ValueError, match="parameter 0 holds m, step, v, expected m, step"):
+        build([large], LionSpec()).load_state_dict(saved[large])
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_a_loaded_state_keeps_its_number_format(spec: OptimizerSpec) -> None:
+    wide, narrow = parameter(6), parameter(6, dtype=torch.float32)
+    first = build([wide], spec)
+    advance(first, 0, 2)
+    second = build([narrow], spec)
+    second.load_state_dict(first.state_dict())
+    advance(second, 2, 4)
+    assert {second.state[narrow][name].dtype for name in second.bound.slots} == {torch.float64}
+    assert narrow.dtype == torch.float32
+    assert second.state[narrow]["step"] == 4

@@ -110,8 +110,8 @@ def _library_path(source: str, compiler: str) -> Path:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_uid != os.getuid() or not os.access(folder, os.W_OK):
-            raise PermissionError(folder)  # code is loaded from there: it must be ours
+        if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+            raise PermissionError(folder)  # code is loaded from there: nobody else may write it
     except OSError:
         folder = _process_folder()
     return folder / name
