@@ -108,6 +108,12 @@ def test_one_cycle_equals_pytorch(
     assert curve(schedule, total) == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_single_rising_step_has_the_peak_where_pytorch_fails(optimizer: torch.optim.Optimizer) -> None:
+    assert curve(OneCycleSchedule(warmup=0.5), 2) == pytest.approx([1.0, 1 / 25e4])
+    with pytest.raises(ZeroDivisionError):
+        OneCycleLR(optimizer, 1.0, 2, pct_start=0.5)
+
+
 OPTAX: list[tuple[Schedule, Callable[[int], optax.Schedule]]] = [
     (LinearSchedule(final_scale=0.1), lambda n: optax.linear_schedule(1.0, 0.1, n)),
     (CosineSchedule(final_scale=0.1), lambda n: optax.cosine_decay_schedule(1.0, n, alpha=0.1)),

@@ -13,8 +13,8 @@ from dlhpc.spec.load import RUN, SERVING, load_run
 from dlhpc.spec.model import CNNSpec, MLPSpec
 from dlhpc.spec.optimizer import LionSpec
 from dlhpc.spec.run import RunSpec
-from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.schedule import ConstantSchedule
+from dlhpc.spec.serving import ServingSpec
 
 
 @pytest.fixture

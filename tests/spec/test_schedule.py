@@ -90,6 +90,17 @@ def test_a_switch_keeps_the_warmup_alone(tmp_path: Path) -> None:
     assert load_run(path, environ={}).training.schedule == WSDSchedule(warmup=0.125)
 
 
-def test_another_tool_s_option_is_answered_with_the_place_it_has_here() -> None:
-    with pytest.raises(ConfigError, match="patience"):
-        schedule("name=cosine", "patience=3")
+@pytest.mark.parametrize(
+    ("name", "option", "hint"),
+    [
+        ("cosine", "eta_min", "did you mean 'final_scale'?"),
+        ("one_cycle", "pct_start", "did you mean 'warmup'?"),
+        ("reduce_on_plateau", "min_lr", "did you mean 'min_scale'?"),
+        ("cosine", "patience", "it belongs to training.schedule.name 'reduce_on_plateau', not to 'cosine'"),
+    ],
+)
+def test_other_tools_options_lead_to_ours(name: str, option: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        schedule(f"name={name}", f"{option}=0.3")
+    (problem,) = caught.value.problems
+    assert f"unknown key; {hint}" in problem

@@ -14,11 +14,12 @@ from dlhpc.errors import ConfigError, TrainingError
 from dlhpc.optimizers.schedules import scale
 from dlhpc.ports import Controls
 from dlhpc.spec.run import RunSpec
-from dlhpc.spec.schedule import ReduceOnPlateauSchedule
+from dlhpc.spec.schedule import ReduceOnPlateauSchedule, Schedule
 from dlhpc.training import loop
 from dlhpc.training.checkpoint import find_last, read_checkpoint
 from dlhpc.training.events import Checkpointed, Evaluated, Event, Finished, Logged, Started, Stepped, Stop, wants
 from dlhpc.training.loop import Fitted, fit
+from tests.optimizers.schedule_specs import CLASSES
 from tests.training.softmax import Group, SoftmaxLearner, make_batches, make_held_out, make_run, make_store
 
 
@@ -217,6 +218,32 @@ def test_reductions_outlive_an_interruption(tmp_path: Path, stop_step: int) -> N
     assert all(np.array_equal(ends[0].arrays[name], ends[1].arrays[name]) for name in ends[0].arrays)
     told = [event for event in numbers(first) + numbers(second) if isinstance(event, Evaluated)]
     assert told == [event for event in numbers(events) if isinstance(event, Evaluated)]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_a_run_of_one_step_is_made_with_every_schedule(kind: type[Schedule]) -> None:
+    run = make_run(num_epochs=1, batch_size=128, schedule=kind())
+    learner = SoftmaxLearner(run)
+    fitted, events = record(run, learner=learner)
+    assert (fitted.step, rates_of(learner)) == (1, [0.1])
+    assert steps_of(events, Evaluated) == [1]
+
+
+def test_every_process_reduces_at_the_same_step() -> None:
+    run = make_run(num_epochs=4, schedule=IMPATIENT)
+    alone = SoftmaxLearner(run)
+    record(run, learner=alone)
+    group = Group(2)
+    learners = [SoftmaxLearner(run, group, rank) for rank in range(2)]
+    threads = [
+        threading.Thread(target=fit, args=(learner, run, make_batches(run)), kwargs={"held_out": make_held_out(run)})
+        for learner in learners
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert rates_of(learners[0]) == rates_of(learners[1]) == rates_of(alone)
 
 
 def test_other_schedules_keep_no_plateau(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ OTHER_NAMES: Final = {
     "epsilon": "eps",
     "type": "name",
     "random_seed": "seed",
+    "lr_scheduler": "schedule",
+    "pct_start": "warmup",
+    "eta_min": "final_scale",
+    "min_lr": "min_scale",
 }
 """What other tools call our keys."""
 
