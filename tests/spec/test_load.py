@@ -168,7 +168,8 @@ seed: 1_000
         "did you mean 'float32'?",
         "run.yaml:15:3: training.wieght_decay: unknown key; did you mean 'optimizer.weight_decay'?",
         "run.yaml:18:3: optimizer.wieght_decay: unknown key; did you mean 'weight_decay'?",
-        "run.yaml:19:3: optimizer.eps: unknown key; it belongs to optimizer.name 'adamw', not to 'lion'",
+        "run.yaml:19:3: optimizer.eps: unknown key; it belongs to optimizer.name 'adamw' or 'adan' or 'adabelief' or "
+        "'sophia', not to 'lion'",
         "run.yaml:20:20: optimizer.groups[0].match: 3 came, expected a text",
         f"run.yaml:20:24: optimizer.groups[1].match: missing, expected a text ({pattern})",
         "run.yaml:20:25: optimizer.groups[1].mach: unknown key; did you mean 'match'?",
