@@ -19,7 +19,9 @@ NamedArrays = Mapping[str, npt.NDArray[Any]]
 
 Metrics = Mapping[str, Any]
 """Arrays [K] that stay on the device until float() or numpy asks for them: loss, correct, count (training);
-0-d sums loss_sum, correct, count (evaluation). All of them over ALL processes, so that every process sees the same."""
+0-d sums loss_sum, correct, count (evaluation). All of them over ALL processes, so that every process sees the same.
+Where `training.non_finite_gradients` is skip or zero, training also gives `non_finite`: 1 where a step's gradients (or
+its Hessian estimate) were not finite, else 0."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ class Learner(Protocol[S]):
         ...
 
     def evaluate(self, state: S, batch: Any) -> Metrics:
-        """Sums over the batch's real rows, without dropout, added up over all processes."""
+        """Sums over the batch's real rows for the weights of a `model` snapshot, without dropout, added up over all
+        processes."""
         ...
 
     def snapshot(self, state: S, what: Literal["model", "training"]) -> NamedArrays:
-        """Owned host copies under canonical names: the weights, or everything needed to go on."""
+        """Owned host copies under canonical names: the weights (their average, where the run keeps one), or everything
+        needed to go on."""
         ...
 
     def restore(self, source: NamedArrays) -> S:

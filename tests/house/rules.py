@@ -15,7 +15,7 @@ LEVELS: list[tuple[str, list[str]]] = [
     ("L1", ["spec", "draws"]),
     ("L2", ["weights", "data", "optimizers", "monitoring"]),
     ("L3", ["ports"]),
-    ("L4", ["models", "optimizers.groups", "optimizers.flax_*", "optimizers.torch_*"]),
+    ("L4", ["models", "optimizers.groups", "optimizers.gradients", "optimizers.flax_*", "optimizers.torch_*"]),
     ("L5", ["engines"]),
     ("L6", ["training", "registry", "serving"]),
     ("L7 backends", ["backends", "client"]),

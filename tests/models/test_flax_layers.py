@@ -31,6 +31,15 @@ def test_draws_are_numpys_bit_for_bit(counter: int) -> None:
     np.testing.assert_array_equal(np.asarray(ours), draws.uniform(draws.NUMPY, counter, 3, 2, rows, columns))
 
 
+@pytest.mark.parametrize("law", [draws.normal, draws.gumbel])
+def test_normal_and_gumbel_numbers_are_numpys_within_rounding(law: Any) -> None:
+    rows, columns = np.arange(40)[:, None], np.arange(30)[None, :]
+    with jax.enable_x64(True):
+        ours = jax.jit(lambda step: law(WORDS, jnp, jnp.float64, 5, step, draws.PROBES + 1, rows, columns))(2**32 - 1)
+    theirs = law(draws.NUMPY, np, np.float64, 5, 2**32 - 1, draws.PROBES + 1, rows, columns)
+    np.testing.assert_allclose(np.asarray(ours), theirs, rtol=1e-12, atol=1e-14)
+
+
 def test_gelu_is_the_exact_one() -> None:
     x = np.linspace(-8, 8, 1001)
     with jax.enable_x64(True):

@@ -30,6 +30,15 @@ def test_draws_are_numpys_bit_for_bit(counter: int) -> None:
     np.testing.assert_array_equal(ours.numpy(), draws.uniform(draws.NUMPY, counter, 3, 2, rows, columns))
 
 
+@pytest.mark.parametrize("law", [draws.normal, draws.gumbel])
+def test_normal_and_gumbel_numbers_are_numpys_within_rounding(law: Any) -> None:
+    rows, columns = np.arange(40)[:, None], np.arange(30)[None, :]
+    counters = (5, 2**32 - 1, draws.PROBES + 1)
+    ours = law(WORDS, torch, torch.float64, *counters, torch.from_numpy(rows), torch.from_numpy(columns))
+    theirs = law(draws.NUMPY, np, np.float64, *counters, rows, columns)
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-12, atol=1e-14)
+
+
 def test_gelu_is_the_exact_one() -> None:
     x = np.linspace(-8, 8, 1001)
     np.testing.assert_allclose(activate("gelu", torch.from_numpy(x)), x * special.ndtr(x), rtol=1e-9, atol=1e-15)

@@ -30,8 +30,9 @@ def started(rank: int = 0, step: int = 0) -> Started:
     return Started(step, 300, 100, 3, rank, 1)
 
 
-def logged(step: int, bad: int | None = None) -> Logged:
-    return Logged(step, step / 100, math.nan if bad is not None else 0.51234, 0.8765, 0.01, 12345.6, 2.0, bad)
+def logged(step: int, bad: int | None = None, non_finite: int = 0) -> Logged:
+    loss = math.nan if bad is not None else 0.51234
+    return Logged(step, step / 100, loss, 0.8765, 0.01, 12345.6, 2.0, bad, non_finite)
 
 
 def evaluated(step: int, loss: float = 0.25, *, is_best: bool = True) -> Evaluated:
@@ -56,6 +57,15 @@ def test_lines_without_a_terminal() -> None:
         "epoch 1/3  validation loss 0.2500  accuracy 0.9375  best  0:40 left",
         "epoch 2/3  validation loss 0.2500  accuracy 0.9375  0:20 left",
     ]
+
+
+def test_steps_with_non_finite_gradients_are_shown() -> None:
+    stream, clock = io.StringIO(), Clock()
+    show = progress(stream, clock)
+    show(started())
+    clock.now = 11.0
+    show(logged(50, non_finite=3))
+    assert "12,346 examples/s  3 non-finite  " in stream.getvalue()
 
 
 def test_time_left_counts_from_where_the_run_was_resumed() -> None:
@@ -119,6 +129,13 @@ def test_nan_ends_the_run_and_says_what_to_do() -> None:
     check(Checkpointed(60, Path("runs/x/checkpoints/step-00000060")))
     with pytest.raises(TrainingError, match=r"step 100: the validation loss .* checkpoint is .*step-00000060"):
         check(evaluated(100, math.inf))
+
+
+def test_gradients_that_no_policy_helps_end_the_run() -> None:
+    check = stop_on_nan(0.5)
+    assert check(logged(50, non_finite=50)) is None
+    with pytest.raises(TrainingError, match="step 57: the gradients are not finite any more"):
+        check(logged(110, bad=57, non_finite=50))
 
 
 def test_nan_before_any_checkpoint() -> None:

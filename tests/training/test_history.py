@@ -16,8 +16,8 @@ def started(step: int) -> Started:
     return Started(step, 30, 10, 3, 0, 1)
 
 
-def logged(step: int, loss: float = 0.5) -> Logged:
-    return Logged(step, step / 10, loss, 0.75, 0.01, 123.5, 2.0, None)
+def logged(step: int, loss: float = 0.5, non_finite: int = 0) -> Logged:
+    return Logged(step, step / 10, loss, 0.75, 0.01, 123.5, 2.0, None, non_finite)
 
 
 def evaluated(step: int) -> Evaluated:
@@ -36,12 +36,12 @@ def steps(folder: Path) -> list[tuple[int, str]]:
 def test_rows_are_in_both_files_at_once(tmp_path: Path) -> None:
     history = History(tmp_path)
     history(started(0))
-    history(logged(10))
+    history(logged(10, non_finite=3))
     history(evaluated(10))
     rows = read_history(tmp_path)
     assert rows == [
-        dict(zip(COLUMNS, (10, 1.0, "train", 0.5, 0.75, 0.01, 123.5, 2.0), strict=True)),
-        dict(zip(COLUMNS, (10, 1.0, "validation", 0.6, 0.8, None, None, 2.5), strict=True)),
+        dict(zip(COLUMNS, (10, 1.0, "train", 0.5, 0.75, 0.01, 123.5, 2.0, 3), strict=True)),
+        dict(zip(COLUMNS, (10, 1.0, "validation", 0.6, 0.8, None, None, 2.5, None), strict=True)),
     ]
     shown = [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
     assert read_csv(tmp_path) == shown
@@ -73,6 +73,16 @@ def test_a_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
     history.close()
     line = (tmp_path / "history.jsonl").read_text()
     assert json.loads(line, parse_constant=pytest.fail)["loss"] is None
+
+
+def test_a_history_from_before_a_column_goes_on(tmp_path: Path) -> None:
+    row = dict(zip(COLUMNS[:-1], (5, 0.5, "train", 0.5, 0.75, 0.01, 123.5, 2.0), strict=True))
+    (tmp_path / "history.jsonl").write_text(json.dumps(row) + "\n")
+    history = History(tmp_path)
+    history(started(5))
+    history(logged(10))
+    history.close()
+    assert [line["non_finite_steps"] for line in read_csv(tmp_path)] == ["", "0"]
 
 
 def test_no_history_yet(tmp_path: Path) -> None:

@@ -114,6 +114,6 @@ def _last(rows: list[dict[str, Any]]) -> Table:
     """The end of the history."""
     shown = table("epoch", "step", "part", "loss", "accuracy", right=("epoch", "step", "loss", "accuracy"))
     for row in rows[-LAST_ROWS:]:
-        loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
-        shown.add_row(f"{row['epoch']:.2f}", str(row["step"]), row["part"], loss, f"{row['accuracy']:.4f}")
+        loss, accuracy = ("" if row[name] is None else f"{row[name]:.4f}" for name in ("loss", "accuracy"))
+        shown.add_row(f"{row['epoch']:.2f}", str(row["step"]), row["part"], loss, accuracy)
     return shown

@@ -14,10 +14,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, assert_never
 
 from dlhpc.spec.optimizer import AdaBeliefSpec, AdamWSpec, AdanSpec, LionSpec, OptimizerSpec, SophiaSpec
+from dlhpc.spec.run import RunSpec
 
 Array = Any
 Slots = tuple[Array, ...]
 Coefficients = tuple[Any, ...]
+
+EMA = "ema"
+"""The slot of the averaged weights, where a run keeps them."""
 
 
 class Scalars(NamedTuple):
@@ -49,8 +53,8 @@ class Curvature(NamedTuple):
     fold: Callable[[Array, Array], Array]
     """(average, estimate) -> average."""
 
-    def due(self, applied: int) -> bool:
-        """Whether the update after `applied` others wants an estimate first."""
+    def due(self, applied: Any) -> Any:
+        """Whether the update after `applied` others (a number, or a 0-d array) wants an estimate first."""
         return applied % self.interval == 0
 
 
@@ -181,7 +185,7 @@ def averaged(bound: BoundRule, decay: float) -> BoundRule:
         moved, x = bound.move(ns, g, tuple(own), x, tuple(its))
         return (*moved, ema + share * (x - ema)), x
 
-    return BoundRule((*bound.slots, "ema"), coefficients, move, bound.curvature)
+    return BoundRule((*bound.slots, EMA), coefficients, move, bound.curvature)
 
 
 def bind(spec: OptimizerSpec) -> BoundRule:
@@ -201,6 +205,12 @@ def bind(spec: OptimizerSpec) -> BoundRule:
             assert_never(spec)
 
 
+def bind_run(run: RunSpec) -> BoundRule:
+    """The rule that a run trains with: its optimizer's, and the averaged weights with it where the run wants them."""
+    decay = run.training.ema_decay
+    return bind(run.optimizer) if decay is None else averaged(bind(run.optimizer), decay)
+
+
 def _one_minus_power(ns: Any, base: float, t: Any) -> Any:
     """1 - base**t. On a float32 array the plain form is off by 1e-5, because .999 is rounded before it is cancelled."""
     if isinstance(t, int) or base == 0.0:
@@ -215,8 +225,9 @@ def _rectification(ns: Any, b2: float, t: Any) -> Any:
     a = -log b2 and y = a t, because in float32 the two large terms would cancel.
     """
     limit, a = 2.0 / (1.0 - b2) - 1.0, -math.log(b2)
-    y = a * t
-    series = y * (0.5 - y * (1.0 / 12.0 - y * y * (1.0 / 720.0 - y * y / 30240.0)))
-    rho = (limit - 2.0 / a) + 2.0 / a * ns.where(y < 0.3, series, 1.0 - y / ns.expm1(y))
+    y, square = a * t, a * a * t * t
+    series = 1.0 / 30240.0 - square * (1.0 / 1209600.0 - square / 47900160.0)  # 1 - y / (e^y - 1) for small y
+    series = 0.5 * y - square * (1.0 / 12.0 - square * (1.0 / 720.0 - square * series))
+    rho = (limit - 2.0 / a) + 2.0 / a * ns.where(y < 0.3, series, 1.0 + y * ns.exp(-y) / ns.expm1(-y))
     ratio = (rho - 4.0) * (rho - 2.0) * limit / ((limit - 4.0) * (limit - 2.0) * rho)
     return ns.sqrt(ns.where(rho > 4.0, ratio, 0.0))

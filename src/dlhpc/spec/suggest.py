@@ -74,14 +74,18 @@ def key_hint(
     if isinstance(kind, Choice) and any(key in fields(option) for option in kind.options.values()):
         return _owners(path, key, kind, spec, words)
     near = closest(key, (*fields(spec), *words.keys.get(".".join(path), ())))
-    if homes and (near is None or difflib.SequenceMatcher(None, key, near).ratio() < 0.8):
+    if homes and (near is None or _likeness(key, near) < 0.8):
         return f"it belongs to {_or(homes)}"
-    if near is not None:
-        return f"did you mean {near!r}?"
     elsewhere = closest(key, {name for _, name in places(root, None)})
+    if near is not None and (elsewhere is None or _likeness(key, near) > _likeness(key, elsewhere) - 0.2):
+        return f"did you mean {near!r}?"
     if elsewhere is not None:
         return f"did you mean {' or '.join(repr('.'.join((*p, elsewhere))) for p, _ in places(root, elsewhere))}?"
     return f"expected one of {', '.join(fields(spec))}"
+
+
+def _likeness(key: str, candidate: str) -> float:
+    return difflib.SequenceMatcher(None, key, candidate).ratio()
 
 
 def _owners(path: tuple[str, ...], key: str, kind: Choice, spec: type[Spec], words: Words) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from dlhpc.spec.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from dlhpc.spec.gradients import Clipping, NoClipping, NonFinitePolicy
 from dlhpc.spec.schedule import Schedule, WarmupCosineSchedule
 
 
@@ -28,6 +31,16 @@ class TrainingSpec(Spec):
 
     gradient_accumulation: PositiveInt = 1
     """Each step's batch is worked through in this many parts of equal size."""
+
+    clipping: Clipping = NoClipping()
+    """Bounds on the gradients of a step, taken over the whole batch."""
+
+    non_finite_gradients: NonFinitePolicy = "raise"
+    """A gradient with NaN or infinities: `raise` ends the run, `skip` leaves out the update, `zero` clears those
+    elements; the history counts the steps."""
+
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Average the weights over the steps with this decay (bias-corrected); the average is evaluated and published."""
 
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     """Number format of the forward and backward pass; weights and optimizer stay in float32 (float64 for float64)."""

@@ -127,7 +127,8 @@ class _Lines:
 
 
 def stop_on_nan(learning_rate: float, last_good: Path | None = None) -> Callback:
-    """End the run with a TrainingError when a loss is NaN or infinite, before a checkpoint of such weights is written.
+    """End the run with a TrainingError when a loss is NaN or infinite, before a checkpoint of such weights is written;
+    with a policy for such gradients, when it has dealt with one step after the other in vain.
 
     `learning_rate` is the run's peak, for the message; `last_good` the checkpoint that it was resumed from.
     """
@@ -139,8 +140,8 @@ def stop_on_nan(learning_rate: float, last_good: Path | None = None) -> Callback
         match event:
             case Checkpointed():
                 good = event.path
-            case Logged(first_bad_step=int(step)):
-                raise diverged(step, "the loss is", learning_rate, good)
+            case Logged(first_bad_step=int(step), non_finite_steps=dealt_with):
+                raise diverged(step, "the gradients are" if dealt_with else "the loss is", learning_rate, good)
             case Evaluated(step=step, loss=loss) if not math.isfinite(loss):
                 raise diverged(step, "the validation loss is", learning_rate, good)
 
@@ -153,7 +154,8 @@ def _epoch(step: int, started: Started) -> str:
 
 
 def _numbers(event: Logged, rate: str = "examples/s") -> str:
-    return f"loss {event.loss:.4f}  accuracy {event.accuracy:.3f}  {event.examples_per_second:,.0f} {rate}"
+    odd = f"  {event.non_finite_steps} non-finite" if event.non_finite_steps else ""
+    return f"loss {event.loss:.4f}  accuracy {event.accuracy:.3f}  {event.examples_per_second:,.0f} {rate}{odd}"
 
 
 def _evaluated(event: Evaluated, started: Started) -> str:

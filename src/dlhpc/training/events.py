@@ -70,7 +70,9 @@ class Logged:
     seconds: float
     """Time spent on the run so far, interruptions left out."""
     first_bad_step: int | None
-    """Number (from 0) of the first step whose loss is not finite."""
+    """Number (from 0) of the first step from which the run cannot go on, its loss or gradients not being finite."""
+    non_finite_steps: int = 0
+    """Steps whose gradients were not finite and were dealt with, as `training.non_finite_gradients` says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,18 @@ from typing import Any, TextIO
 from dlhpc.files import write_atomic
 from dlhpc.training.events import Evaluated, Finished, Logged, Started
 
-COLUMNS = ("step", "epoch", "part", "loss", "accuracy", "learning_rate", "examples_per_second", "seconds")
-"""`part` is train or validation; learning_rate and examples_per_second are empty for validation."""
+COLUMNS = (
+    "step",
+    "epoch",
+    "part",
+    "loss",
+    "accuracy",
+    "learning_rate",
+    "examples_per_second",
+    "seconds",
+    "non_finite_steps",
+)
+"""`part` is train or validation; learning_rate, examples_per_second and non_finite_steps are empty for validation."""
 
 Row = dict[str, Any]
 
@@ -36,9 +46,9 @@ class History:
             case Started(step=step):
                 self._open(step)
             case Logged():
-                self._write(event, "train", event.learning_rate, event.examples_per_second)
+                self._write(event, "train", event.learning_rate, event.examples_per_second, event.non_finite_steps)
             case Evaluated():
-                self._write(event, "validation", None, None)
+                self._write(event, "validation", None, None, None)
             case Finished():
                 self.close()
 
@@ -57,8 +67,10 @@ class History:
             (self._folder / "history.csv").open("a", encoding="utf-8", newline=""),
         )
 
-    def _write(self, event: Logged | Evaluated, part: str, rate: float | None, speed: float | None) -> None:
-        values = (event.step, event.epoch, part, event.loss, event.accuracy, rate, speed, event.seconds)
+    def _write(
+        self, event: Logged | Evaluated, part: str, rate: float | None, speed: float | None, non_finite: int | None
+    ) -> None:
+        values = (event.step, event.epoch, part, event.loss, event.accuracy, rate, speed, event.seconds, non_finite)
         row = dict(zip(COLUMNS, values, strict=True))
         for file, text in zip(self._files or (), (_json_line(row), _csv_lines([row])), strict=False):
             file.write(text)

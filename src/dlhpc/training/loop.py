@@ -126,7 +126,7 @@ class _Fit:
 
     def run(self, resume: Checkpoint | None) -> Fitted:
         self._begin(resume)
-        self.window = Window(self.step)
+        self.window = Window(self.step, skips=self.spec.training.non_finite_gradients == "skip")
         try:
             self._heed(self.started.tell(self._started_event()))
             if self.step < self.total_steps:
@@ -231,6 +231,7 @@ class _Fit:
                 examples_per_second=averages.examples_per_second,
                 seconds=self._seconds(),
                 first_bad_step=averages.first_bad_step,
+                non_finite_steps=averages.non_finite_steps,
             )
             self._heed(self.logged.tell(event))
 
