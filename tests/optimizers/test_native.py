@@ -35,14 +35,14 @@ def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels of this test alone, kept under its own folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    native._kernel.cache_clear()
+    native.load.cache_clear()
     native._say_once.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Any:
     yield
-    native._kernel.cache_clear()
+    native.load.cache_clear()
 
 
 def made(bound: BoundRule, number: native.Number = "float") -> native.Kernel:
@@ -99,7 +99,7 @@ def test_a_library_is_kept_for_the_next_process(tmp_path: Path, monkeypatch: pyt
     made(RULES["lion"])
     (library,) = (tmp_path / "dlhpc" / "kernels").iterdir()
     assert library.suffix == ".so"
-    native._kernel.cache_clear()
+    native.load.cache_clear()
     monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
     made(RULES["lion"])
 
@@ -120,7 +120,7 @@ def test_a_damaged_library_is_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     damaged = tmp_path / "other" / "dlhpc" / "kernels" / library.name
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"half")
-    native._kernel.cache_clear()
+    native.load.cache_clear()
     made(RULES["lion"])
     assert damaged.stat().st_size > 1000
 

@@ -58,24 +58,28 @@ class Kernel:
 
 def kernel(bound: BoundRule, number: Number) -> Kernel | None:
     """The rule for float or double; None, said once, where no compiler makes one."""
-    return _kernel(c_source(bound, number), number)
+    source = c_source(bound, number)
+    library = load(source)
+    if library is None:
+        return None
+    step = library.dlhpc_update
+    step.argtypes, step.restype = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int64], None
+    return Kernel(source, number, step)
 
 
 @functools.cache
-def _kernel(source: str, number: Number) -> Kernel | None:
+def load(source: str, options: tuple[str, ...] = ()) -> ctypes.CDLL | None:
+    """The library of a C++ source; None, said once, where no compiler makes one."""
     compiler = next(filter(None, map(shutil.which, (*filter(None, [os.environ.get("CXX")]), *COMPILERS))), None)
     if compiler is None:
         _say_once("no C++ compiler was found: optimizers run several times slower; install g++")
         return None
     try:
-        library = _load(source, compiler)
+        return _load(source, (compiler, *FLAGS, *options))
     except (OSError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         _say_once(f"{compiler} cannot compile optimizers, which run several times slower: {detail.strip()}")
         return None
-    step = library.step
-    step.argtypes, step.restype = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int64], None
-    return Kernel(source, number, step)
 
 
 @functools.cache
@@ -92,20 +96,20 @@ def cache_folder() -> Path:
     return Path(home) / "dlhpc" / "kernels"
 
 
-def _load(source: str, compiler: str) -> ctypes.CDLL:
+def _load(source: str, command: tuple[str, ...]) -> ctypes.CDLL:
     """The library of a source: the kept one, or a new one. Raises OSError or CalledProcessError."""
-    library = _library_path(source, compiler)
+    library = _library_path(source, command)
     if library.exists():
         try:
             return ctypes.CDLL(str(library))
         except OSError:  # cut short, or of a C library that is no longer there
             library.unlink(missing_ok=True)
-    _compile(source, compiler, library)
+    _compile(source, command, library)
     return ctypes.CDLL(str(library))
 
 
-def _library_path(source: str, compiler: str) -> Path:
-    key = "\n".join((source, compiler, str(os.stat(compiler).st_mtime_ns), *FLAGS, _processor()))
+def _library_path(source: str, command: tuple[str, ...]) -> Path:
+    key = "\n".join((source, str(os.stat(command[0]).st_mtime_ns), *command, _processor()))
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.so"
     folder = cache_folder()
     try:
@@ -128,14 +132,13 @@ def _process_folder() -> Path:
 _kept_alive: list[Any] = []
 
 
-def _compile(source: str, compiler: str, library: Path) -> None:
+def _compile(source: str, command: tuple[str, ...], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         code, made = Path(folder, "rule.cpp"), Path(folder, "rule.so")
         code.write_text(source)
-        command = [compiler, *FLAGS, str(code), "-o", str(made)]
-        parallel = [*command, "-fopenmp"]
-        if subprocess.run(parallel, capture_output=True, text=True, check=False).returncode:
-            subprocess.run(command, capture_output=True, text=True, check=True)  # one thread is better than none
+        whole = [*command, str(code), "-o", str(made)]
+        if subprocess.run([*whole, "-fopenmp"], capture_output=True, text=True, check=False).returncode:
+            subprocess.run(whole, capture_output=True, text=True, check=True)  # one thread is better than none
         os.replace(made, library)
 
 
@@ -170,7 +173,9 @@ static void move(int64_t n, {arrays}, const T *c) {{
 }}
 
 // Every thread takes an equal share of all elements, cut at cache lines.
-extern "C" void step(int64_t count, const int64_t *sizes, T *const *pointers, const T *numbers, int64_t threads) {{
+extern "C" void dlhpc_update(
+    int64_t count, const int64_t *sizes, T *const *pointers, const T *numbers, int64_t threads
+) {{
     int64_t total = 0;
     for (int64_t k = 0; k < count; k++) total += sizes[k];
     threads = std::max<int64_t>(1, std::min(threads, total / 16384));
