@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from tests.engines import torch_rank
 
 TOLERANCE = 2e-5
 """Of the greatest absolute value of each array, float32, after 8 steps of AdamW."""
+STATE = ("param/", "slot/", "counter/")
 
 
 def run_spec(stage: int, **training: Any) -> RunSpec:
@@ -59,7 +56,7 @@ def run_spec(stage: int, **training: Any) -> RunSpec:
 def assert_close(a: NamedArrays, b: NamedArrays, what: str = "") -> None:
     assert a.keys() == b.keys()
     for name, array in a.items():
-        scale = max(1e-9, float(np.abs(b[name]).max()))
+        scale = max(1e-9, float(np.abs(b[name]).max(initial=0.0)))
         np.testing.assert_allclose(array, b[name], rtol=0, atol=TOLERANCE * scale, err_msg=f"{what} {name}")
 
 
@@ -83,34 +80,13 @@ def test_each_stage_alone_follows_the_plain_engine(stage: int, reference: Any) -
 
 def test_two_processes_follow_one_on_every_stage(tmp_path: Path, checkout: Path, reference: Any) -> None:
     """Each stage from the seed to step 4 and, in another stage, on to step 8; then one process takes it up."""
-    runs = tmp_path / "runs.json"
-    runs.write_text(json.dumps([run_spec(stage).canonical() for stage in range(4)]))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        launch = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        environ = os.environ | launch | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        command = [sys.executable, "-m", "tests.engines.torch_rank", str(runs), str(tmp_path / f"{rank}.npz")]
-        processes.append(subprocess.Popen(command, env=environ, cwd=checkout, stdout=subprocess.PIPE, text=True))
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0]
-    assert outputs == ["", ""]
-    first, second = (dict(np.load(tmp_path / f"{rank}.npz")) for rank in range(2))
-    assert first.keys() == second.keys()
-    assert all(np.array_equal(first[name], second[name]) for name in first)
-    for stage in range(4):
+    plans = {str(stage): torch_rank.Plan(run_spec(stage), run_spec((stage + 1) % 4)) for stage in range(4)}
+    results = torch_rank.in_two_processes(plans, tmp_path, checkout)
+    for stage, moments in results.items():
         for moment, (state, seen) in reference.items():
-            mine = {name.split("|")[2]: array for name, array in first.items() if name.startswith(f"{stage}|{moment}|")}
-            assert float(mine["agreed"][0]) == 11
-            assert_close(mine, {**state, **seen, "agreed": mine["agreed"]}, f"stage {stage} {moment}")
-    of_stage_3 = {name.split("|")[2]: array for name, array in first.items() if name.startswith("3|half|")}
-    taken_up = {name: array for name, array in of_stage_3.items() if "/" in name}
+            assert float(moments[moment]["agreed"][0]) == 11
+            assert_close(moments[moment], {**state, **seen, "agreed": np.array([11.0])}, f"stage {stage} {moment}")
+    taken_up = {name: array for name, array in results["3"]["half"].items() if name.startswith(STATE)}
     assert_close(torch_rank.follow(run_spec(0), taken_up, torch_rank.END)[0], reference["end"][0])
 
 

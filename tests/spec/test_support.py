@@ -16,6 +16,12 @@ BROKEN = [
         "0 came with ZeRO stage 2",
     ),
     (
+        "optimizer.estimator",
+        "model: {name: TorchDeepSpeedMLP}\noptimizer: {name: sophia, estimator: hutchinson}\n"
+        "distributed: {zero_stage: 3}",
+        "hutchinson came with ZeRO stage 3, expected gnb",
+    ),
+    (
         "training.precision",
         "model: {name: TorchDeepSpeedMLP}\ntraining: {precision: float64}\ndistributed: {zero_stage: 1}",
         "ZeRO keeps its master weights in float32",

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlhpc.engines.torch_engine import Resume, load_whole_slots, set_learning_rate, whole_slot
-from dlhpc.engines.torch_processes import Launch
+from dlhpc.engines.torch_engine import Piece, Resume, load_whole_slots, set_learning_rate, whole_pieces, whole_slot
+from dlhpc.engines.torch_processes import Launch, sum_over_processes
 from dlhpc.errors import TrainingError
 from dlhpc.optimizers.torch_optimizers import RuleOptimizer
 from dlhpc.spec.run import RunSpec
@@ -90,6 +90,7 @@ class DeepSpeedEngine:
         self._optimizer, self._stage = optimizer, run.distributed.zero_stage
         self._parameters: dict[str, nn.Parameter] = dict(module.named_parameters())
         self._rank, self._world_size = launch.rank, launch.world_size
+        self._accumulates = run.training.gradient_accumulation > 1
         if launch.world_size == 1 and self._stage == 0:
             self._engine.enable_backward_allreduce = False  # nobody to sum with: saves two thread switches a step
         if run.training.precision == "float64":
@@ -101,12 +102,36 @@ class DeepSpeedEngine:
         logits: Tensor = self._engine(*args) if self._stage else self._engine.module(*args)
         return logits
 
-    def descend(self, loss: Tensor, *, last: bool) -> None:
-        del last  # DeepSpeed counts the parts itself
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self._engine.module
+        return module
+
+    def add_gradients(self, loss: Tensor, *, last: bool) -> None:
+        if self._accumulates:
+            self._engine.set_gradient_accumulation_boundary(last)
         if self._world_size > 1:
             loss = loss * self._world_size  # DeepSpeed averages over the processes, where the parts are to be added
         self._engine.backward(loss, scale_wrt_gas=False)
+
+    def pieces(self) -> list[Piece]:
+        if self._stage == 0:
+            return whole_pieces(self._optimizer, self._parameters)
+        cut = self._piece_of_stage_3 if self._stage == 3 else self._piece_of_stage_2
+        return [piece for name, parameter in self._parameters.items() if (piece := cut(name, parameter)) is not None]
+
+    def add_up(self, values: Tensor) -> Tensor:
+        return sum_over_processes(values) if self._stage and self._world_size > 1 else values
+
+    def update(self) -> bool:
         self._engine.step()
+        applied: bool = self._engine.was_step_applied()
+        return applied
+
+    def discard(self) -> None:
+        self._engine.zero_grad()
+        if self._stage:
+            self._engine.optimizer.zero_grad()
 
     def set_learning_rate(self, value: float) -> None:
         set_learning_rate(self._optimizer, value)
@@ -154,6 +179,28 @@ class DeepSpeedEngine:
         padded[: tensor.numel()] = tensor.flatten()
         start = length * self._rank
         utils.safe_set_local_optimizer_state(parameter, padded[start : start + length], slot)
+
+    def _piece_of_stage_2(self, name: str, parameter: Any) -> Piece | None:
+        """Of stage 1 too: the slice of a group's flat array that this process updates, where it meets the parameter."""
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return None
+        slots = {slot: mapping.get_hp_fragment(slot) for slot in self._optimizer.bound.slots}
+        gradient = mapping.get_lp_grad_fragment(parameter._index_in_param_group)
+        return Piece(name, mapping.lp_fragment_address.start, mapping.get_hp_fragment(), gradient.view(-1), slots)
+
+    def _piece_of_stage_3(self, name: str, parameter: Any) -> Piece | None:
+        """Every process has an equal share of every parameter; the last shares may hold padding, or nothing else."""
+        utils = importlib.import_module("deepspeed.utils")
+        start = parameter.ds_tensor.numel() * self._rank
+        length = min(parameter.ds_tensor.numel(), parameter.ds_numel - start)
+        if length <= 0:
+            return None
+        slots = {
+            slot: utils.safe_get_local_optimizer_state(parameter, slot)[:length] for slot in self._optimizer.bound.slots
+        }
+        weights, gradient = utils.safe_get_local_fp32_param(parameter), utils.safe_get_local_grad(parameter)
+        return Piece(name, start, weights[:length], gradient[:length], slots)
 
     def _whole(self, gathered: Tensor | None) -> Tensor:
         if gathered is None:

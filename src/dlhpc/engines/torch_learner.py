@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -16,10 +18,12 @@ from torch import Tensor
 from dlhpc.data.batch import HostBatch
 from dlhpc.draws import MASK32
 from dlhpc.engines import torch_deepspeed, torch_processes
+from dlhpc.engines.torch_curvature import estimator
 from dlhpc.engines.torch_engine import Engine, PlainEngine, Resume
 from dlhpc.engines.torch_memory import keep_freed_memory
 from dlhpc.engines.torch_network import (
     Normalize,
+    Part,
     build_model,
     correct_count,
     load_weights,
@@ -27,12 +31,14 @@ from dlhpc.engines.torch_network import (
     loss_sum,
     numbers,
 )
+from dlhpc.engines.torch_update import Estimate, Update
 from dlhpc.errors import ConfigError, MissingExtraError
 from dlhpc.models.torch_layers import Dropping
-from dlhpc.optimizers import torch_optimizers
 from dlhpc.optimizers.groups import decays, learning_rate_scales
-from dlhpc.optimizers.rules import bind
+from dlhpc.optimizers.rules import EMA, bind_run
+from dlhpc.optimizers.torch_optimizers import RuleOptimizer
 from dlhpc.ports import Controls, Metrics, NamedArrays, Preprocessing
+from dlhpc.spec.optimizer import SophiaSpec
 from dlhpc.spec.run import RunSpec
 from dlhpc.weights.init import initial_weights
 from dlhpc.weights.layout import layout
@@ -52,6 +58,8 @@ class State:
     """Batches taken from the plan."""
     applied: int
     """Updates made."""
+    averages: dict[str, Tensor] | None = None
+    """The averaged weights, whole, by the framework's names: gathered for an evaluation, dropped by the next step."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,14 @@ class TorchLearner:
         self._run = run
         self._table = param_table(run.model)
         self._layout = layout("torch", self._table)
-        self._slots = bind(run.optimizer).slots
+        self._bound = bind_run(run)
+        self._averages = EMA in self._bound.slots
         self._formats = numbers(run.training.precision)
         self._device = local_device()
         keep_freed_memory(os.environ)
         self._normalize = Normalize(Preprocessing(run.data.mean, run.data.std), self._formats, self._device)
+        self._update = Update(run, self._bound, self._table, self._device)
+        self._estimator = estimator(run, self._table, self._logits, self._launch.world_size)
         self._engines: WeakSet[Engine] = WeakSet()
         self._joined = torch_deepspeed.available()
         if self._joined:
@@ -103,21 +114,25 @@ class TorchLearner:
 
     def restore(self, source: NamedArrays) -> State:
         """A state from a training snapshot of either framework; IntegrityError when it is not exactly one."""
-        verify_state(self._table, self._slots, source, "the training state")
+        slots = self._bound.slots
+        verify_state(self._table, slots, source, "the training state")
         weights = {row.name: source[param_key(row.name)] for row in self._table}
-        slots = {slot: {row.name: source[slot_key(slot, row.name)] for row in self._table} for slot in self._slots}
+        arrays = {slot: {row.name: source[slot_key(slot, row.name)] for row in self._table} for slot in slots}
         applied = int(source[APPLIED])
-        tensors = {slot: self._to_tensors(arrays) for slot, arrays in slots.items()}
+        tensors = {slot: self._to_tensors(named) for slot, named in arrays.items()}
         return State(self._make_engine(weights, Resume(tensors, applied)), int(source[CONSUMED]), applied)
 
     def snapshot(self, state: State, what: Literal["model", "training"]) -> NamedArrays:
         """Owned host copies, the same on every process."""
-        weights = self._to_arrays({place.name: state.engine.parameter(place.name) for place in self._layout.places})
+        names = [place.name for place in self._layout.places]
+        if what == "model" and self._averages and state.applied:
+            return self._to_arrays({name: state.engine.slot(EMA, name) for name in names})
+        weights = self._to_arrays({name: state.engine.parameter(name) for name in names})
         if what == "model":
             return weights
         arrays = {param_key(name): array for name, array in weights.items()}
-        for slot in self._slots:
-            tensors = {place.name: state.engine.slot(slot, place.name) for place in self._layout.places}
+        for slot in self._bound.slots:
+            tensors = {name: state.engine.slot(slot, name) for name in names}
             arrays |= {slot_key(slot, name): array for name, array in self._to_arrays(tensors).items()}
         return arrays | {CONSUMED: np.array(state.consumed, np.int64), APPLIED: np.array(state.applied, np.int64)}
 
@@ -125,7 +140,8 @@ class TorchLearner:
         module = build_model(self._run.model, self._formats.master)
         load_weights(module, self._run.model, weights)
         module.to(self._device)
-        optimizer = torch_optimizers.build(self._groups(dict(module.named_parameters())), self._run.optimizer)
+        groups = self._groups(dict(module.named_parameters()))
+        optimizer = RuleOptimizer(groups, self._bound, lr=0.0, weight_decay=0.0)  # every step and group bring theirs
         engine: Engine
         if self._joined:
             engine = torch_deepspeed.DeepSpeedEngine(module, optimizer, resume, run=self._run, launch=self._launch)
@@ -169,53 +185,83 @@ class TorchLearner:
         rates, steps, learning_rates, counts = (
             array.tolist() for array in (controls.dropout_rate, controls.step, controls.learning_rate, batch.counts)
         )
-        losses, corrects = [], []
+        losses, corrects, flags = [], [], []
         for index, count in enumerate(counts):
             dropping = Dropping(rates[index], self._run.seed & MASK32, steps[index] & MASK32, batch.first_row)
             state.engine.set_learning_rate(learning_rates[index])
-            loss, correct = self._one_step(state.engine, batch.inputs[index], batch.labels[index], count, dropping)
+            parts = self._parts(batch.inputs[index], batch.labels[index], batch.first_row)
+            loss, correct, non_finite = self._one_step(state, parts, count, dropping)
             losses.append(loss)
             corrects.append(correct)
+            flags.append(non_finite)
         state.consumed += len(counts)
-        state.applied += len(counts)
+        state.averages = None
         loss_K, correct_K = torch.stack(losses), torch.stack(corrects)
         if self.world_size > 1:
             torch_processes.sum_over_processes(loss_K)
             torch_processes.sum_over_processes(correct_K)
-        return state, {"loss": loss_K, "correct": correct_K, "count": batch.counts}
+        metrics = {"loss": loss_K, "correct": correct_K, "count": batch.counts}
+        if self._run.training.non_finite_gradients != "raise":
+            metrics["non_finite"] = torch.stack([flag for flag in flags if flag is not None])
+        return state, metrics
+
+    def _parts(self, inputs: Tensor, labels: Tensor, first_row: int) -> list[Part]:
+        """This process's rows of a step, in `gradient_accumulation` parts of equal size."""
+        number = self._run.training.gradient_accumulation
+        if number == 1:
+            return [Part(inputs, labels, first_row)]
+        chunks = zip(inputs.chunk(number), labels.chunk(number), strict=True)
+        return [Part(rows, truth, first_row + index * len(truth)) for index, (rows, truth) in enumerate(chunks)]
 
     def _one_step(
-        self, engine: Engine, inputs: Tensor, labels: Tensor, count: int, dropping: Dropping
-    ) -> tuple[Tensor, Tensor]:
-        """One update; this process's share of the loss, and its correct rows."""
-        parts = self._run.training.gradient_accumulation
-        if parts == 1:
-            return self._one_part(engine, inputs, labels, count, dropping, last=True)
-        losses, corrects = [], []
-        for part, (rows, truth) in enumerate(zip(inputs.chunk(parts), labels.chunk(parts), strict=True)):
-            loss, correct = self._one_part(engine, rows, truth, count, dropping, last=part == parts - 1)
-            losses.append(loss)
-            corrects.append(correct)
-            dropping = replace(dropping, first_row=dropping.first_row + len(truth))
-        return torch.stack(losses).sum(), torch.stack(corrects).sum()
+        self, state: State, parts: list[Part], count: int, dropping: Dropping
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One update; this process's share of the loss and its correct rows; whether gradients were not finite."""
+        engine, curvature = state.engine, self._bound.curvature
+        estimate: Estimate | None = None
+        if self._estimator is not None and curvature is not None and curvature.due(state.applied):
+            estimate = self._estimator(engine, parts, count, dropping.step)
+        sums = [
+            self._one_part(engine, part, count, dropping, last=number == len(parts))
+            for number, part in enumerate(parts, 1)
+        ]
+        loss, correct = sums[0] if len(sums) == 1 else (torch.stack(each).sum() for each in zip(*sums, strict=True))
+        applied, non_finite = self._update(engine, estimate)
+        state.applied += applied
+        if not applied and non_finite is None:
+            # ZeRO refused gradients that are not finite, where nothing was to be done about them: the run shall end.
+            loss = torch.full_like(loss, torch.nan)
+        return loss, correct, non_finite
 
     def _one_part(
-        self, engine: Engine, inputs: Tensor, labels: Tensor, count: int, dropping: Dropping, *, last: bool
+        self, engine: Engine, part: Part, count: int, dropping: Dropping, *, last: bool
     ) -> tuple[Tensor, Tensor]:
-        logits = engine(self._normalize(inputs), dropping).to(self._formats.master)
-        loss = loss_sum(logits, labels, self._run.training.label_smoothing) / count
-        engine.descend(loss, last=last)
-        return loss.detach(), correct_count(logits.detach(), labels)
+        logits = self._logits(engine, part.inputs, replace(dropping, first_row=part.first_row))
+        loss = loss_sum(logits, part.labels, self._run.training.label_smoothing) / count
+        engine.add_gradients(loss, last=last)
+        return loss.detach(), correct_count(logits.detach(), part.labels)
+
+    def _logits(self, forward: Callable[..., Tensor], inputs: Tensor, *args: Any) -> Tensor:
+        return forward(self._normalize(inputs), *args).to(self._formats.master)
 
     @torch.no_grad()
     def evaluate(self, state: State, batch: Placed) -> Metrics:
         """loss_sum (without label smoothing), correct, count over the real rows of all processes; no dropout."""
         inputs, labels = batch.inputs.flatten(0, 1), batch.labels.flatten()
-        logits = state.engine(self._normalize(inputs)).to(self._formats.master)
+        averaged = self._averages and state.applied
+        logits = self._logits(self._averaged_model(state) if averaged else state.engine, inputs)
         sums = torch.stack((loss_sum(logits, labels, 0.0), correct_count(logits, labels), (labels >= 0).sum()))
         if self.world_size > 1:
             torch_processes.sum_over_processes(sums)
         return {"loss_sum": sums[0], "correct": sums[1].to(torch.int64), "count": sums[2].to(torch.int64)}
+
+    def _averaged_model(self, state: State) -> Callable[..., Tensor]:
+        """The model on averaged weights, which stay gathered until the next step."""
+        if state.averages is None:
+            state.averages = {place.name: state.engine.slot(EMA, place.name) for place in self._layout.places}
+        with torch.device("meta"):
+            shell = build_model(self._run.model, self._formats.master)
+        return partial(torch.func.functional_call, shell, state.averages)
 
     def agree(self, value: int) -> int:
         """The greatest value that any process passed."""
@@ -235,6 +281,11 @@ def _refuse_what_torch_cannot_do(run: RunSpec, world_size: int) -> None:
     training, stage = run.training, run.distributed.zero_stage
     if not torch_deepspeed.available() and (world_size > 1 or stage > 0):
         raise MissingExtraError(f"training in {world_size} process(es) with ZeRO stage {stage}", "deepspeed", "torch")
+    if stage == 3 and isinstance(run.optimizer, SophiaSpec) and run.optimizer.estimator == "hutchinson":
+        raise ConfigError(
+            "optimizer.estimator: hutchinson with distributed.zero_stage 3: it differentiates twice, which cut weights "
+            "cannot do; use gnb, or a stage up to 2"
+        )
     if training.precision == "float64" and stage > 0:
         raise ConfigError(
             f"training.precision: float64 with distributed.zero_stage {stage}: ZeRO 1 to 3 keep float32; use stage 0"

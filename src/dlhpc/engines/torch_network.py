@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import numpy.typing as npt
 import torch
@@ -21,6 +21,14 @@ from dlhpc.weights.table import param_table
 
 PADDING = -1
 """Label of rows that weigh nothing."""
+
+
+class Part(NamedTuple):
+    """Rows that are worked through at once: inputs [b, H, W, C], labels [b], the first row's number."""
+
+    inputs: Tensor
+    labels: Tensor
+    first_row: int
 
 
 @dataclass(frozen=True)

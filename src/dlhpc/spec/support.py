@@ -9,6 +9,7 @@ from typing import Final
 from dlhpc.spec.data import DigitsSpec, ImageFolderSpec, SyntheticSpec
 from dlhpc.spec.distributed import DistributedSpec
 from dlhpc.spec.model import CNNSpec, MLPSpec
+from dlhpc.spec.optimizer import SophiaSpec
 from dlhpc.spec.run import RunSpec
 from dlhpc.spec.schedule import ReduceOnPlateauSchedule
 
@@ -42,6 +43,17 @@ def _zero_keeps_float32(run: RunSpec) -> str | None:
     if run.distributed.zero_stage == 0 or run.training.precision != "float64":
         return None
     return "float64 came with a ZeRO stage, expected float32 or bfloat16: ZeRO keeps its master weights in float32"
+
+
+def _hutchinson_has_whole_weights(run: RunSpec) -> str | None:
+    if not isinstance(run.optimizer, SophiaSpec) or run.optimizer.estimator != "hutchinson":
+        return None
+    if run.distributed.zero_stage < 3:
+        return None
+    return (
+        "hutchinson came with ZeRO stage 3, expected gnb: it differentiates twice, which cannot be done through "
+        "weights that are cut; or use a stage up to 2"
+    )
 
 
 def _threshold_is_stage_3(run: RunSpec) -> str | None:
@@ -135,6 +147,11 @@ RULES: Final = (
         ("training.precision", "distributed.zero_stage"),
         "`training.precision: float64` needs `distributed.zero_stage: 0`.",
         _zero_keeps_float32,
+    ),
+    Rule(
+        ("optimizer.estimator", "distributed.zero_stage"),
+        "`optimizer.estimator: hutchinson` needs `distributed.zero_stage` up to 2.",
+        _hutchinson_has_whole_weights,
     ),
     Rule(
         ("distributed.persistence_threshold", "distributed.zero_stage"),
