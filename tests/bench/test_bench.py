@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dlhpc.bench import flax_bare, report, torch_bare
+from dlhpc.bench import flax_bare, optimizers, report, torch_bare
 from dlhpc.bench.loop import Recorded, _pairs
 from dlhpc.bench.machine import describe
 from dlhpc.cli.bench import command
 from dlhpc.errors import NotFoundError
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--calls", "3", "--batch-sizes", "2", "--rounds", "2", "--steps", "10", "--hidden", "8"]
+SMALL = ["--workload", "10M", "--calls", "3", "--batch-sizes", "2", "--rounds", "2", "--steps", "10", "--hidden", "8"]
 
 
-def test_both_suites_measure_every_backend(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def _tiny_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(optimizers.WORKLOADS, "10M", [100, 3])
+
+
+def test_all_suites_measure_every_backend(tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [*SMALL, "--out", str(tmp_path), "--json"], catch_exceptions=False)
     assert result.exit_code == 0
     found = json.loads(result.stdout)
@@ -36,9 +41,15 @@ def test_both_suites_measure_every_backend(tmp_path: Path) -> None:
         ("flax", [8], 2),
         ("torch", [8], 2),
     ]
+    rows = {(row["backend"], row["optimizer"], row["implementation"]) for row in found["optimizers"]}
+    assert {("torch", "adamw", "torch fused"), ("flax", "adan", "optax"), ("torch", "sophia", "dlhpc")} <= rows
+    assert {row["bytes_per_element"] for row in found["optimizers"] if row["optimizer"] == "lion"} == {20}
+    assert all(row["over_limit"] > 0 for row in found["optimizers"])
+    assert {row["times_ours"] for row in found["optimizers"] if row["implementation"] == "dlhpc"} == {1.0}
     saved = json.loads((tmp_path / "loop.json").read_text())
     assert saved["results"] == found["loop"]
     assert saved["command"].startswith("dlhpc bench --backend flax --backend torch --batch-sizes 2")
+    assert "--out" not in saved["command"]
     page = report.page(tmp_path)
     assert "## inference" in page
     assert "| flax | CNN | 2 |" in page

@@ -7,7 +7,9 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("deep-learning-hpc-demo", "numpy", "jax", "flax", "torch", "deepspeed", "ray")
+PEERS = ("torch-optimi", "pytorch_optimizer")
+"""Optimizer libraries that the benchmarks compare with, where they are installed."""
+PACKAGES = ("deep-learning-hpc-demo", "numpy", "jax", "flax", "optax", "torch", "deepspeed", "ray", *PEERS)
 
 
 def describe() -> dict[str, str | int]:

@@ -11,10 +11,11 @@ from typing import Any
 from dlhpc.bench.inference import InferenceResult
 from dlhpc.bench.loop import LoopResult
 from dlhpc.bench.machine import describe
+from dlhpc.bench.optimizers import OptimizerResult
 from dlhpc.errors import NotFoundError
 from dlhpc.files import write_atomic
 
-Result = LoopResult | InferenceResult
+Result = LoopResult | InferenceResult | OptimizerResult
 
 
 def save(suite: str, command: str, results: Sequence[Result], folder: Path) -> Path:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dlhpc.bench.report import Result
     from dlhpc.spec.run import Backend
 
-SUITES = ("loop", "inference")
+SUITES = ("loop", "inference", "optimizers")
+WORKLOADS = ("10M", "100M", "500-small")
 
 
 @click.command(
@@ -24,6 +25,7 @@ SUITES = ("loop", "inference")
 Examples:
   dlhpc bench inference --batch-sizes 1 --batch-sizes 32
   dlhpc bench loop --backend flax --rounds 5
+  dlhpc bench optimizers --workload 10M
   python benchmarks/run_benchmarks.py --batch-sizes 1 4 8 16 32   # all suites"""
 )
 @click.argument("suites", nargs=-1, type=click.Choice(SUITES))
@@ -57,7 +59,20 @@ Examples:
 )
 @click.option("--steps", default=200, show_default=True, type=click.IntRange(min=10), help="Steps a round, for `loop`.")
 @click.option(
-    "--rounds", default=7, show_default=True, type=click.IntRange(min=1), help="Alternating rounds, for `loop`."
+    "--rounds",
+    default=7,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Alternating rounds, for `loop` and `optimizers`.",
+)
+@click.option(
+    "--workload",
+    "workloads",
+    multiple=True,
+    type=click.Choice(WORKLOADS),
+    default=WORKLOADS,
+    show_default=True,
+    help="float32 parameters, for `optimizers`: one tensor of 10M or 100M, or 500 of 20,000 elements.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Also write one JSON file per suite here."
@@ -71,22 +86,26 @@ def command(
     hidden: tuple[int, ...],
     steps: int,
     rounds: int,
+    workloads: tuple[str, ...],
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Measure SUITES (all when none is named) on this machine.
 
     \b
-    loop       what `fit` costs over a bare, hand-written loop on the same network
-    inference  latency and throughput of the predictors, by batch size
+    loop        what `fit` costs over a bare, hand-written loop on the same network
+    inference   latency and throughput of the predictors, by batch size
+    optimizers  a step of each optimizer over the memory's own speed, beside other libraries'
     """
-    from dlhpc.bench import inference, loop, report
+    from dlhpc.bench import inference, loop, optimizers, report
 
     found: dict[str, Sequence[Result]] = {}
     for suite in suites or SUITES:
         click.echo(f"measuring {suite} ...", err=True)
         if suite == "loop":
             found[suite] = [loop.measure(backend, hidden, steps=steps, rounds=rounds) for backend in backends]
+        elif suite == "optimizers":
+            found[suite] = optimizers.measure(backends, workloads, rounds=rounds)
         else:
             found[suite] = inference.measure(backends, batch_sizes, calls=calls)
         if out is not None:
@@ -100,11 +119,11 @@ def command(
 
 
 def _spelled(context: click.Context) -> list[str]:
-    """The command line that repeats this call."""
+    """The command line that repeats this measurement."""
     words = ["bench", *context.params["suites"]]
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if not isinstance(parameter, click.Option) or parameter.is_flag or value in (None, ()):
+        if not isinstance(parameter, click.Option) or parameter.is_flag or parameter.name == "out":
             continue
         for one in value if isinstance(value, (tuple, list)) else (value,):
             words += [parameter.opts[0], str(one)]

@@ -1,0 +1,83 @@
+"""Steps of PyTorch optimizers to compare: this system's, torch's own, and other libraries' where they are installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from dlhpc.optimizers import torch_optimizers
+from dlhpc.spec.optimizer import AdamWSpec, OptimizerSpec, SophiaSpec
+
+Step = Callable[[], None]
+
+LR = 1e-6
+"""Small: the numbers stay tame however often a step is repeated."""
+PEERS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "torch-optimi": {"adamw": ("AdamW", {}), "lion": ("Lion", {}), "adan": ("Adan", {})},
+    "pytorch_optimizer": {
+        "lion": ("Lion", {}),
+        "adan": ("Adan", {}),
+        "adabelief": ("AdaBelief", {"rectify": False}),
+        "sophia": ("SophiaH", {"update_period": 1 << 30}),
+    },
+}
+MODULES = {"torch-optimi": "optimi", "pytorch_optimizer": "pytorch_optimizer"}
+
+
+def steps(spec: OptimizerSpec, sizes: Sequence[int]) -> dict[str, Step]:
+    """Implementation -> one step over float32 parameters of these sizes."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def parameters() -> list[torch.nn.Parameter]:
+        made = [torch.nn.Parameter(torch.randn(size, device=device) * 0.01) for size in sizes]
+        for parameter, gradient in zip(made, gradients, strict=True):
+            parameter.grad = gradient
+        return made
+
+    gradients = [torch.randn(size, device=device) for size in sizes]
+    ours = torch_optimizers.build(parameters(), spec, lr=LR)
+    if isinstance(spec, SophiaSpec):
+        ours.set_hessian([gradient.square() for gradient in gradients])
+    found = {"dlhpc": _waited(ours)}
+    if isinstance(spec, AdamWSpec):
+        found["torch fused"] = _waited(torch.optim.AdamW(parameters(), lr=LR, fused=True))
+    for name, optimizer in _peers(spec.name, parameters):
+        if isinstance(spec, SophiaSpec):
+            optimizer.step(hessian=[gradient.square() for gradient in gradients])
+        found[name] = _waited(optimizer)
+    return found
+
+
+def _peers(name: str, parameters: Callable[[], list[torch.nn.Parameter]]) -> Iterator[tuple[str, Any]]:
+    for library, classes in PEERS.items():
+        if name in classes and importlib.util.find_spec(MODULES[library]) is not None:
+            kind, options = classes[name]
+            yield library, getattr(importlib.import_module(MODULES[library]), kind)(parameters(), lr=LR, **options)
+
+
+def _waited(optimizer: Any) -> Step:
+    if not torch.cuda.is_available():
+        return lambda: optimizer.step() and None
+
+    def step() -> None:
+        optimizer.step()
+        torch.cuda.synchronize()
+
+    return step
+
+
+def copy(elements: int) -> tuple[Step, int]:
+    """A copy of so many float32, and the bytes that it reads and writes."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source, target = torch.randn(elements, device=device), torch.empty(elements, device=device)
+
+    def run() -> None:
+        target.copy_(source)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run, 8 * elements
