@@ -16,16 +16,6 @@ Step = Callable[[], None]
 
 LR = 1e-6
 """Small: the numbers stay tame however often a step is repeated."""
-PEERS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
-    "torch-optimi": {"adamw": ("AdamW", {}), "lion": ("Lion", {}), "adan": ("Adan", {})},
-    "pytorch_optimizer": {
-        "lion": ("Lion", {}),
-        "adan": ("Adan", {}),
-        "adabelief": ("AdaBelief", {"rectify": False}),
-        "sophia": ("SophiaH", {"update_period": 1 << 30}),
-    },
-}
-MODULES = {"torch-optimi": "optimi", "pytorch_optimizer": "pytorch_optimizer"}
 
 
 def steps(spec: OptimizerSpec, sizes: Sequence[int]) -> dict[str, Step]:
@@ -53,10 +43,19 @@ def steps(spec: OptimizerSpec, sizes: Sequence[int]) -> dict[str, Step]:
 
 
 def _peers(name: str, parameters: Callable[[], list[torch.nn.Parameter]]) -> Iterator[tuple[str, Any]]:
-    for library, classes in PEERS.items():
-        if name in classes and importlib.util.find_spec(MODULES[library]) is not None:
-            kind, options = classes[name]
-            yield library, getattr(importlib.import_module(MODULES[library]), kind)(parameters(), lr=LR, **options)
+    """Other libraries' optimizers of that name, as they come."""
+    if importlib.util.find_spec("optimi") is not None:
+        optimi = importlib.import_module("optimi")
+        kinds = {"adamw": optimi.AdamW, "lion": optimi.Lion, "adan": optimi.Adan}
+        if name in kinds:
+            yield "torch-optimi", kinds[name](parameters(), lr=LR)
+    if importlib.util.find_spec("pytorch_optimizer") is not None:
+        library = importlib.import_module("pytorch_optimizer")
+        kinds = {"lion": library.Lion, "adan": library.Adan, "adabelief": library.AdaBelief}
+        if name in kinds:
+            yield "pytorch_optimizer", kinds[name](parameters(), lr=LR)
+        elif name == "sophia":
+            yield "pytorch_optimizer", library.SophiaH(parameters(), lr=LR, update_period=1 << 30)
 
 
 def _waited(optimizer: Any) -> Step:
