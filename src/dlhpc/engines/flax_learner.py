@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,12 +15,14 @@ import numpy.typing as npt
 
 from dlhpc.data.batch import HostBatch
 from dlhpc.draws import MASK32
+from dlhpc.engines.flax_curvature import estimator
 from dlhpc.engines.flax_network import Params, correct_count, forward_function, loss_sum, numbers
+from dlhpc.engines.flax_parts import Part, sum_over_parts
+from dlhpc.engines.flax_update import Update
 from dlhpc.errors import ConfigError, UsageError
 from dlhpc.models.flax_layers import Dropping
-from dlhpc.optimizers.flax_optimizers import OptimizerState, RuleOptimizer
-from dlhpc.optimizers.groups import decays, learning_rate_scales
-from dlhpc.optimizers.rules import bind
+from dlhpc.optimizers.flax_optimizers import OptimizerState
+from dlhpc.optimizers.rules import EMA
 from dlhpc.ports import Controls, Metrics, NamedArrays, Preprocessing
 from dlhpc.spec.run import RunSpec
 from dlhpc.weights.init import initial_weights
@@ -47,14 +50,6 @@ class Placed(NamedTuple):
     first_row: Any
 
 
-class Part(NamedTuple):
-    """Rows that are worked through at once: inputs [b, H, W, C], labels [b], the first row's number."""
-
-    inputs: jax.Array
-    labels: jax.Array
-    first_row: jax.Array
-
-
 class StepControls(NamedTuple):
     """Controls in the types of the device, [K] each."""
 
@@ -74,13 +69,12 @@ class FlaxLearner:
         self._run = run
         self._table = param_table(run.model)
         self._layout = layout("flax", self._table)
-        self._optimizer = RuleOptimizer(bind(run.optimizer))
-        self._slots = self._optimizer.bound.slots
-        self._lr_scales = learning_rate_scales(run.optimizer, self._table)
-        self._decays = decays(run.optimizer, self._table)
+        self._update = Update(run, self._table)
+        self._slots = self._update.optimizer.bound.slots
         self._formats = numbers(run.training.precision)
         with self._number_formats():
             self._forward = forward_function(run.model, Preprocessing(run.data.mean, run.data.std), self._formats)
+        self._estimator = estimator(run, self._table, self._forward)
         self._steps: Any = jax.jit(self._trace_steps, donate_argnums=0)
         self._evaluate: Any = jax.jit(self._trace_evaluate)
 
@@ -94,7 +88,7 @@ class FlaxLearner:
         """Weights from the seed, zero slots."""
         with self._number_formats():
             params = self._to_device(initial_weights(self._table, seed, self._formats.master))
-            return State(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
+            return State(params, self._update.optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def restore(self, source: NamedArrays) -> State:
         """A state from a training snapshot of either framework; IntegrityError when it is not exactly one."""
@@ -111,16 +105,21 @@ class FlaxLearner:
     def snapshot(self, state: State, what: Literal["model", "training"]) -> NamedArrays:
         """Owned host copies: `state` may be spent afterwards."""
         with self._number_formats():
-            params = self._to_host(state.params)
             if what == "model":
-                return params
-            arrays = {param_key(name): array for name, array in params.items()}
+                return self._to_host(self._published(state))
+            arrays = {param_key(name): array for name, array in self._to_host(state.params).items()}
             for slot, tree in zip(self._slots, state.optimizer[1], strict=True):
                 arrays |= {slot_key(slot, name): array for name, array in self._to_host(tree).items()}
             return arrays | {
                 CONSUMED: np.array(state.consumed, np.int64),
                 APPLIED: np.array(state.optimizer[0], np.int64),
             }
+
+    def _published(self, state: State) -> Params:
+        """The weights that are evaluated and published: their average, where the run keeps one, once it has begun."""
+        applied, slots = state.optimizer
+        averaged: Params = slots[self._slots.index(EMA)] if EMA in self._slots and int(applied) else state.params
+        return averaged
 
     def _to_device(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Params:
         leaves = self._layout.to_framework(arrays)
@@ -153,7 +152,7 @@ class FlaxLearner:
     def evaluate(self, state: State, batch: Placed) -> Metrics:
         """loss_sum (without label smoothing), correct and count over the batch's real rows, without dropout."""
         with self._number_formats():
-            return self._evaluate(state.params, batch)
+            return self._evaluate(self._published(state), batch)
 
     def agree(self, value: int) -> int:
         """The value itself: there is one process."""
@@ -197,28 +196,17 @@ class FlaxLearner:
             loss = loss_sum(logits, part.labels, self._run.training.label_smoothing) / count
             return loss, correct_count(logits, part.labels)
 
-        (loss, correct), grads = self._accumulate(
-            jax.value_and_grad(objective, has_aux=True), state.params, Part(inputs, labels, first_row)
+        whole, parts = Part(inputs, labels, first_row), self._run.training.gradient_accumulation
+        differentiated = jax.value_and_grad(objective, has_aux=True)
+        (loss, correct), gradients = sum_over_parts(differentiated, state.params, whole, parts)
+        estimate = None
+        if self._estimator is not None:
+            estimate = partial(self._estimator, state.params, whole, count, controls.step)
+        params, optimizer, metrics = self._update(
+            state.params, state.optimizer, gradients, learning_rate=controls.learning_rate, estimate=estimate
         )
-        rates = {name: controls.learning_rate * scale for name, scale in self._lr_scales.items()}
-        params, optimizer = self._optimizer.step(grads, state.optimizer, state.params, lr=rates, decay=self._decays)
-        return State(params, optimizer, state.consumed + 1), {"loss": loss, "correct": correct, "count": count}
-
-    def _accumulate(self, objective: Any, params: Params, whole: Part) -> Any:
-        """Value and gradient over the batch, worked through in `gradient_accumulation` parts of equal size."""
-        number = self._run.training.gradient_accumulation
-        if number == 1:
-            return objective(params, whole)
-        inputs, labels = (array.reshape(number, -1, *array.shape[1:]) for array in (whole.inputs, whole.labels))
-        first_rows = whole.first_row + labels.shape[1] * jnp.arange(number, dtype=jnp.uint32)
-        parts = Part(inputs, labels, first_rows)
-
-        def add(total: Any, part: Part) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, objective(params, part)), None
-
-        one = jax.eval_shape(objective, params, jax.tree.map(lambda array: array[0], parts))
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), one)
-        return jax.lax.scan(add, nothing, parts)[0]
+        metrics |= {"loss": loss, "correct": correct, "count": count}
+        return State(params, optimizer, state.consumed + 1), metrics
 
     def _trace_evaluate(self, params: Params, batch: Placed) -> Metrics:
         inputs, labels = (array.reshape(-1, *array.shape[2:]) for array in (batch.inputs, batch.labels))

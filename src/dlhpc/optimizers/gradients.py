@@ -1,7 +1,8 @@
 """How gradients are clipped: formulas on a tiny namespace, shared by both frameworks.
 
-The order in a step: gradients of the whole batch, over all parts and processes (and, where it is due, the estimate of the
-Hessian); the policy for numbers that are not finite, in either; clipping; the rule, which first takes up the estimate.
+The order in a step: gradients of the whole batch, over all parts and processes (and, where it is due, the estimate of
+the Hessian); the policy for numbers that are not finite, in either; clipping; the rule, which first takes up the
+estimate.
 """
 
 from __future__ import annotations
