@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -51,31 +52,40 @@ class Update:
             gradients = cleared(gradients)
         if self._clip is not None:
             gradients = self._clip(gradients, params)
-        before = optimizer
         if estimate is not None:
-            optimizer, estimate_finite = self._curved(optimizer, estimate)
-            finite = None if finite is None else finite & estimate_finite
+            optimizer, finite = self._curved(optimizer, estimate, finite)
         rates = {name: learning_rate * scale for name, scale in self._lr_scales.items()}
-        moved = self.optimizer.step(gradients, optimizer, params, lr=rates, decay=self._decays)
+        step = partial(self.optimizer.step, gradients, optimizer, params, lr=rates, decay=self._decays)
         if finite is None:
-            return Outcome(*moved, {})
-        if self._policy == "skip":
-            moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, (params, before))
-        return Outcome(*moved, {"non_finite": (~finite).astype(jnp.int32)})
+            moved, state = step()
+            return Outcome(moved, state, {})
+        # A branch leaves the buffers in place; choosing element by element was seven times slower on a CPU.
+        moved, state = jax.lax.cond(finite, step, lambda: (params, optimizer)) if self._policy == "skip" else step()
+        return Outcome(moved, state, {"non_finite": (~finite).astype(jnp.int32)})
 
-    def _curved(self, optimizer: OptimizerState, estimate: Callable[[], Params]) -> tuple[OptimizerState, jax.Array]:
-        """The state with an estimate folded in where one is due, and whether it was finite."""
+    def _curved(
+        self, optimizer: OptimizerState, estimate: Callable[[], Params], finite: jax.Array | None
+    ) -> tuple[OptimizerState, jax.Array | None]:
+        """The state with an estimate folded in where one is due, and whether everything was finite (None: not asked).
+
+        A step that is skipped leaves the average as it was.
+        """
         applied, slots = optimizer
         curvature = self.optimizer.bound.curvature
         assert curvature is not None
         index = self.optimizer.bound.slots.index(curvature.slot)
 
-        def folded() -> tuple[Any, jax.Array]:
+        def folded() -> tuple[Any, jax.Array | None]:
             fresh = estimate()
-            finite = jnp.array(True) if self._policy == "raise" else all_finite(fresh)
-            usable = cleared(fresh) if self._policy == "zero" else fresh
-            return self.optimizer.fold(slots, usable)[index], finite
+            if finite is None:
+                return self.optimizer.fold(slots, fresh)[index], None
+            usable = finite & all_finite(fresh)
+            if self._policy == "zero":
+                return self.optimizer.fold(slots, cleared(fresh))[index], usable
+            average = self.optimizer.fold(slots, fresh)[index]
+            return jax.tree.map(lambda new, old: jnp.where(usable, new, old), average, slots[index]), usable
 
-        # Only the average goes through the branches: whatever does is copied.
-        average, finite = jax.lax.cond(curvature.due(applied), folded, lambda: (slots[index], jnp.array(True)))
+        due = curvature.due(applied) if finite is None or self._policy == "zero" else curvature.due(applied) & finite
+        # Only the average goes through the branches: whatever does may be copied.
+        average, finite = jax.lax.cond(due, folded, lambda: (slots[index], finite))
         return (applied, (*slots[:index], average, *slots[index + 1 :])), finite
