@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,9 @@ class SoftmaxLearner:
         self.seen: list[Controls] = []
         """The controls of every dispatch."""
         self.poison_at: int | None = None
-        """Step from which the loss is NaN."""
+        """Step from which the loss is NaN; under the policies skip and zero, the gradients too."""
+        self.poison_until = sys.maxsize
+        """Step from which they are finite again."""
 
     def init(self, seed: int) -> State:
         params = initial_weights(self._table, seed, np.float64)
@@ -75,7 +78,8 @@ class SoftmaxLearner:
 
     def steps(self, state: State, batch: HostBatch, controls: Controls) -> tuple[State, Metrics]:
         self.seen.append(controls)
-        losses, corrects = [], []
+        losses, corrects, non_finite = [], [], []
+        deals_with_it = self._run.training.non_finite_gradients != "raise"
         for k in range(len(batch.counts)):
             x, y, rows = self._rows(batch, k)
             p = self._probabilities(state, x)
@@ -83,10 +87,15 @@ class SoftmaxLearner:
             corrects.append((p.argmax(1) == y).sum())
             p[rows, y] -= 1
             gradients = {"head/kernel": x.T @ p / batch.counts[k], "head/bias": p.sum(0) / batch.counts[k]}
-            state = self._update(state, gradients, float(controls.learning_rate[k]))
-            if self.poison_at is not None and controls.step[k] >= self.poison_at:
-                losses[-1] = np.nan
-        return state, {"loss": np.array(losses), "correct": np.array(corrects), "count": batch.counts}
+            poisoned = self.poison_at is not None and self.poison_at <= controls.step[k] < self.poison_until
+            losses[-1] = np.nan if poisoned else losses[-1]
+            non_finite.append(int(poisoned))
+            if poisoned and deals_with_it:
+                state = state | {CONSUMED: state[CONSUMED] + 1}
+            else:
+                state = self._update(state, gradients, float(controls.learning_rate[k]))
+        metrics = {"loss": np.array(losses), "correct": np.array(corrects), "count": batch.counts}
+        return state, metrics | ({"non_finite": np.array(non_finite)} if deals_with_it else {})
 
     def _update(self, state: State, gradients: dict[str, Any], lr: float) -> State:
         new: State = {CONSUMED: state[CONSUMED] + 1, APPLIED: state[APPLIED] + 1}

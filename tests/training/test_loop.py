@@ -16,6 +16,7 @@ from dlhpc.ports import Controls
 from dlhpc.spec.run import RunSpec
 from dlhpc.spec.schedule import ReduceOnPlateauSchedule, Schedule
 from dlhpc.training import loop
+from dlhpc.training.callbacks import stop_on_nan
 from dlhpc.training.checkpoint import find_last, read_checkpoint
 from dlhpc.training.events import Checkpointed, Evaluated, Event, Finished, Logged, Started, Stepped, Stop, wants
 from dlhpc.training.loop import Fitted, fit
@@ -335,6 +336,35 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"step 14: the weights are not finite.*learning_rate.*step-00000007"):
         record(run, tmp_path, learner=learner)
     assert find_last(tmp_path).name == "step-00000007"
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_a_run_outlives_steps_that_a_policy_deals_with(k: int) -> None:
+    run = make_run(non_finite_gradients="skip", steps_per_dispatch=k)
+    learner = SoftmaxLearner(run)
+    learner.poison_at, learner.poison_until = 4, 8
+    fitted, events = record(run, learner=learner, callbacks=[stop_on_nan(0.1)])
+    logged = [event for event in events if isinstance(event, Logged)]
+    assert fitted.step == 21
+    assert sum(event.non_finite_steps for event in logged) == 4
+    assert all(np.isfinite(event.loss) for event in logged if event.step not in (7, 8))
+    assert [event.first_bad_step for event in logged] == [None] * len(logged)
+
+
+@pytest.mark.parametrize("policy", ["skip", "zero"])
+def test_a_run_ends_when_a_policy_deals_with_every_step_in_vain(policy: str) -> None:
+    run = make_run(non_finite_gradients=policy)
+    learner = SoftmaxLearner(run)
+    learner.poison_at = 6
+    with pytest.raises(TrainingError, match=r"step 6: the gradients are not finite any more.*learning_rate"):
+        record(run, learner=learner, callbacks=[stop_on_nan(0.1)])
+
+
+def test_without_a_policy_the_first_bad_loss_ends_the_run() -> None:
+    learner = SoftmaxLearner(make_run())
+    learner.poison_at, learner.poison_until = 6, 7
+    with pytest.raises(TrainingError, match=r"step 6: the loss is not finite any more"):
+        record(make_run(), learner=learner, callbacks=[stop_on_nan(0.1)])
 
 
 def test_a_plain_stop_ends_the_run_with_a_checkpoint(tmp_path: Path) -> None:
