@@ -5,7 +5,8 @@ import pytest
 
 from dlhpc.errors import DlhpcError, IntegrityError, UsageError
 from dlhpc.registry.manifest import sha256
-from dlhpc.registry.records import AliasRecord, VersionRecord, append, numbers, read_record, record_path, sealed
+from dlhpc.registry.record_kinds import RECORD_FORMAT, AliasRecord, VersionRecord
+from dlhpc.registry.records import append, numbers, read_record, record_path, sealed
 from dlhpc.spec.base import canonical_json
 
 
@@ -92,10 +93,12 @@ def test_another_kind_of_record_is_refused(folder):
 
 
 def test_a_newer_format_asks_for_an_upgrade(folder):
-    fields = {**record(4).canonical(), "format": 2}
+    fields = {**record(4).canonical(), "format": RECORD_FORMAT + 1}
     content = canonical_json({**fields, "sha256": sha256(canonical_json(fields))}) + b"\n"
     record_path(folder, 4).write_bytes(content)
-    with pytest.raises(UsageError, match="format 2; this dlhpc reads up to 1: upgrade it"):
+    with pytest.raises(
+        UsageError, match=f"format {RECORD_FORMAT + 1}; this dlhpc reads up to {RECORD_FORMAT}: upgrade it"
+    ):
         read_record(folder, 4, VersionRecord)
 
 

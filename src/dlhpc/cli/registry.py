@@ -15,7 +15,7 @@ from dlhpc.errors import IntegrityError, UsageError
 if TYPE_CHECKING:
     from dlhpc.api import Registry
     from dlhpc.registry.manifest import Manifest
-    from dlhpc.registry.records import AliasRecord
+    from dlhpc.registry.record_kinds import AliasRecord
     from dlhpc.registry.store import Version
 
 F = TypeVar("F", bound=Callable[..., Any])

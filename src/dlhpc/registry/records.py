@@ -15,60 +15,21 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Final, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from dlhpc.errors import DlhpcError, IntegrityError, UsageError
 from dlhpc.files import fsync_folder
 from dlhpc.registry.folders import entries, make_folder
-from dlhpc.registry.manifest import FORMAT, Sha256, sha256
-from dlhpc.spec.base import Name, PositiveInt, Spec, canonical_json
+from dlhpc.registry.manifest import sha256
+from dlhpc.registry.record_kinds import RECORD_FORMAT, Record
+from dlhpc.spec.base import canonical_json
 
-R = TypeVar("R", bound="Record")
+R = TypeVar("R", bound=Record)
 
-
-class Record(Spec):
-    """One entry of a ledger."""
-
-    format: Literal[1] = FORMAT
-    """Version of this layout."""
-    name: Name
-    """Name of the model."""
-    number: PositiveInt
-    """Position in the ledger: the file's name."""
-    at: str
-    """When it was written, UTC, ISO 8601."""
-    by: str
-    """Who wrote it: user@host."""
-
-
-class VersionRecord(Record):
-    """A label: that version `number` of `name` is this manifest."""
-
-    kind: Literal["version"] = "version"
-    manifest: Sha256
-    """Digest of the manifest: the version itself."""
-    sequence: PositiveInt
-    """Larger than that of every version published before it, under any name, whatever the clocks said."""
-
-
-class AliasRecord(Record):
-    """A move of an alias."""
-
-    kind: Literal["alias"] = "alias"
-    alias: Name
-    """The alias that moved."""
-    moved_from: Annotated[int, Field(ge=1, strict=True)] | None
-    """Label it stood for before; null at first."""
-    moved_to: PositiveInt
-    """Label it stands for from now on."""
-    manifest: Sha256
-    """Digest of that label's manifest."""
-    note: str
-    """Why, in the mover's words."""
-    previous: Sha256 | None
-    """sha256 of the record before this one: the history is a chain."""
+NUMBERED: Final = r"[1-9][0-9]{0,8}\.json"
+"""Pattern of the file names."""
 
 
 def sealed(record: Record) -> bytes:
@@ -81,7 +42,14 @@ def numbers(folder: Path) -> range:
 
     Raises IntegrityError when one is missing or when there is a file that is no record.
     """
-    found = {int(name.removesuffix(".json")) for name in entries(folder, r"[1-9][0-9]{0,8}\.json")}
+    try:
+        names = {name for name in os.listdir(folder) if not name.startswith(".")}
+    except OSError:
+        names = {"unreadable"}  # entries says why
+    taken = range(1, len(names) + 1)
+    if names == {f"{number}.json" for number in taken}:
+        return taken
+    found = {int(name.removesuffix(".json")) for name in entries(folder, NUMBERED)}
     highest = max(found, default=0)
     for number in range(1, highest + 1):
         # A listing made while others write may lack an older record: only the file's own absence counts.
@@ -95,8 +63,11 @@ def record_path(folder: Path, number: int) -> Path:
     return folder / f"{number}.json"
 
 
-def read_record(folder: Path, number: int, kind: type[R]) -> tuple[R, bytes]:
-    """A record and its bytes. Raises IntegrityError, naming the file, when it is not what was written there."""
+def read_record(folder: Path, number: int, kind: type[R], place: str | None = None) -> tuple[R, bytes]:
+    """A record and its bytes; `place` is what it must say it belongs to.
+
+    Raises IntegrityError, naming the file, when it is not what was written there.
+    """
     path = record_path(folder, number)
     try:
         content = path.read_bytes()
@@ -110,14 +81,17 @@ def read_record(folder: Path, number: int, kind: type[R]) -> tuple[R, bytes]:
         intact = False
     if not intact:
         raise IntegrityError(f"{path}: damaged: its seal (sha256) does not fit its content; restore it from a backup")
-    if isinstance(fields.get("format"), int) and fields["format"] > FORMAT:
-        raise UsageError(f"{path}: written in format {fields['format']}; this dlhpc reads up to {FORMAT}: upgrade it")
+    stated = fields.get("format")
+    if isinstance(stated, int) and stated > RECORD_FORMAT:
+        raise UsageError(f"{path}: written in format {stated}; this dlhpc reads up to {RECORD_FORMAT}: upgrade it")
     try:
         record = kind.model_validate(fields)
     except ValidationError as error:
         raise IntegrityError(f"{path}: no {kind.__name__}: {error.errors()[0]['msg']}") from error
     if record.number != number:
         raise IntegrityError(f"{path}: holds record {record.number}: files were swapped")
+    if place is not None and record.place != place:
+        raise IntegrityError(f"{path}: belongs to {record.place}: files were swapped")
     return record, content
 
 

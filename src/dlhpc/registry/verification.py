@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dlhpc.errors import DlhpcError, IntegrityError
-from dlhpc.registry import aliases, blobs, labels
+from dlhpc.registry import aliases, blobs, label_index, labels, tagging
 from dlhpc.registry.artifact import load_artifact
 from dlhpc.registry.folders import entries
+from dlhpc.registry.label_index import Label
+from dlhpc.registry.reader import Reader
 from dlhpc.registry.records import numbers, record_path
 from dlhpc.registry.refs import NAME, short
-from dlhpc.registry.store import Registry
 
 T = TypeVar("T")
 
@@ -27,6 +28,8 @@ class Verification:
     labels: int = 0
     moves: int = 0
     """Entries of alias histories."""
+    remarks: int = 0
+    """Changes of tags, and notes."""
     bytes: int = 0
     """Of all blobs."""
     unused: int = 0
@@ -42,7 +45,7 @@ class Verification:
             self.problems.append(str(error))
 
 
-def verify(registry: Registry, progress: Callable[[str], None] = lambda _: None) -> Verification:
+def verify(registry: Reader, progress: Callable[[str], None] = lambda _: None) -> Verification:
     """Read everything. `progress` is told the name of each thing before it is read.
 
     Raises NotFoundError when there is no registry; damage is not raised but listed in `problems`.
@@ -61,13 +64,15 @@ def verify(registry: Registry, progress: Callable[[str], None] = lambda _: None)
     for name in _listing(found, lambda: entries(registry.names_folder, NAME)):
         progress(name)
         _check_name(registry, name, set(manifests), found)
+    for digest in _listing(found, lambda: blobs.digests(registry.annotations)):
+        _check_remarks(registry, digest, set(manifests), found)
     with found.telling():
-        entries(registry.root, "registry.json|blobs|manifests|names")
+        entries(registry.root, "registry.json|blobs|manifests|names|annotations")
     return found
 
 
 def _check_version(
-    registry: Registry, digest: str, found: Verification, progress: Callable[[str], None]
+    registry: Reader, digest: str, found: Verification, progress: Callable[[str], None]
 ) -> tuple[str, ...]:
     """Load a version as a server would; the digests of its files."""
     progress(short(digest))
@@ -81,13 +86,19 @@ def _check_version(
     return ()
 
 
-def _check_name(registry: Registry, name: str, manifests: set[str], found: Verification) -> None:
+def _check_name(registry: Reader, name: str, manifests: set[str], found: Verification) -> None:
     versions, moves = registry.versions(name), registry.aliases(name)
     with found.telling():
         entries(versions.parent, "versions|aliases")
+    indexed = label_index.read(versions.parent, name)
     for number in _listing(found, lambda: numbers(versions)):
         with found.telling():
             label = labels.label(versions, name, number)
+            if number <= len(indexed) and indexed[number - 1] != Label.of(label):
+                raise IntegrityError(
+                    f"{versions.parent / label_index.FILE}: says another thing than {record_path(versions, number)}; "
+                    "remove it: the labels themselves are read instead"
+                )
             if label.manifest not in manifests:
                 raise IntegrityError(
                     f"{record_path(versions, number)}: its manifest "
@@ -96,8 +107,20 @@ def _check_name(registry: Registry, name: str, manifests: set[str], found: Verif
             found.labels += 1
     for alias in _listing(found, lambda: aliases.alias_names(moves)):
         with found.telling():
-            found.moves += len(registry.history(name, alias))
+            found.moves += len(aliases.moves(moves, name, alias).all())
             registry.resolve(f"{name}@{alias}")
+
+
+def _check_remarks(registry: Reader, digest: str, manifests: set[str], found: Verification) -> None:
+    folder = blobs.content_path(registry.annotations, digest)
+    with found.telling():
+        entries(folder, f"{tagging.TAGS}|{tagging.NOTES}")
+        if digest not in manifests:
+            raise IntegrityError(f"{folder}: the version that it is about is missing")
+    with found.telling():
+        found.remarks += len(tagging.tag_ledger(registry.annotations, digest).all())
+    with found.telling():
+        found.remarks += len(tagging.note_ledger(registry.annotations, digest).all())
 
 
 def _listing(found: Verification, read: Callable[[], Iterable[T]]) -> list[T]:

@@ -1,0 +1,212 @@
+"""Reading a registry: references, versions, aliases, tags. It needs no write access and writes nothing."""
+
+from __future__ import annotations
+
+import builtins
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlhpc.errors import IntegrityError
+from dlhpc.ports import BackendLoader
+from dlhpc.registry import absent, aliases, blobs, labels, tagging
+from dlhpc.registry.artifact import Artifact, load_artifact
+from dlhpc.registry.folders import entries
+from dlhpc.registry.label_index import Label
+from dlhpc.registry.manifest import FORMAT, Manifest, parse_manifest, sha256
+from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, VersionRecord
+from dlhpc.registry.records import numbers, record_path
+from dlhpc.registry.refs import NAME, AliasRef, DigestRef, LabelRef, NewestRef, check_name, parse_ref, short
+from dlhpc.spec.base import canonical_json
+
+MARKER = canonical_json({"format": FORMAT, "kind": "dlhpc-registry"}) + b"\n"
+MARKER_FILE = "registry.json"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version: a label, what it stands for, and which aliases stand for it."""
+
+    name: str
+    number: int
+    digest: str
+    published_at: str
+    published_by: str
+    sequence: int
+    """Order of publication over all names."""
+    run: str | None
+    """Folder of the training run that published it, where it is known."""
+    aliases: tuple[str, ...]
+
+    @property
+    def ref(self) -> str:
+        """`name:number`."""
+        return f"{self.name}:{self.number}"
+
+
+class Reader:
+    """A folder of published versions. Opening one touches nothing."""
+
+    def __init__(self, root: Path | str, load_backend: BackendLoader) -> None:
+        self.root = Path(root)
+        self.load_backend = load_backend
+        self.blobs = self.root / "blobs"
+        self.manifests = self.root / "manifests"
+        self.names_folder = self.root / "names"
+        self.annotations = self.root / "annotations"
+
+    def get(self, ref: str) -> Artifact:
+        """The artifact of a reference, verified: the bytes that were hashed are the bytes that are deserialised.
+
+        Raises UsageError on a malformed reference, NotFoundError when there is no such version, and IntegrityError,
+        naming the file, when any byte is not as published.
+        """
+        manifest_bytes, files = self.read(ref)
+        return load_artifact(manifest_bytes, files, self.load_backend, ref)
+
+    def read(self, ref: str) -> tuple[bytes, dict[str, bytes]]:
+        """The verified bytes of a version: its manifest, and its files by name."""
+        content, manifest = self._manifest(self.resolve(ref))
+        return content, {
+            name: blobs.read(self.blobs, entry.sha256, f"{name} of {ref} ({short(sha256(content))})", entry.size)
+            for name, entry in manifest.files.items()
+        }
+
+    def manifest(self, ref: str) -> Manifest:
+        """The verified manifest of a reference."""
+        return self._manifest(self.resolve(ref))[1]
+
+    def manifest_bytes(self, digest: str) -> bytes:
+        """The verified bytes of the manifest of a whole digest."""
+        return blobs.read(self.manifests, digest, f"the manifest of {short(digest)}")
+
+    def resolve(self, ref: str) -> str:
+        """The digest (64 hex digits) that a reference stands for."""
+        parsed = parse_ref(ref)
+        self.check_format()
+        match parsed:
+            case DigestRef(prefix):
+                return absent.only_digest(prefix, list(blobs.digests(self.manifests, prefix)), self.root)
+            case NewestRef(name):
+                return labels.label(self.versions(name), name, self._numbers(name)[-1]).manifest
+            case LabelRef(name, number):
+                taken = self._numbers(name)
+                if number not in taken:
+                    raise absent.no_number(self.root, name, number, taken[-1])
+                return labels.label(self.versions(name), name, number).manifest
+            case AliasRef(name, alias):
+                return self._target(name, self._last_move(name, alias, self._numbers(name))).manifest
+
+    def names(self) -> tuple[str, ...]:
+        """Every name with at least one version, sorted. Raises NotFoundError when there is no registry."""
+        self.check_format()
+        return tuple(name for name in entries(self.names_folder, NAME) if numbers(self.versions(name)))
+
+    def list(self, name: str | None = None) -> tuple[Version, ...]:
+        """The newest version of every name; or every version of one name, oldest first.
+
+        The labels of a long list come from the index (labels.py); `get` and `resolve` read the label itself.
+        """
+        if name is None:
+            return tuple(self._newest(each) for each in self.names())
+        check_name(name)
+        self.check_format()
+        return self._describe(name, [*labels.every(self.versions(name), name, self._numbers(name))])
+
+    def labels(self, digest: str) -> tuple[Version, ...]:
+        """Every label of a version, over all names: a version may be published under several."""
+        found = ((name, labels.label_of(self.versions(name), name, digest)) for name in self.names())
+        return tuple(
+            version for name, label in found if label is not None for version in self._describe(name, [Label.of(label)])
+        )
+
+    def newest(self) -> Version:
+        """The version published last, over all names. Raises NotFoundError when there is none."""
+        versions = self.list()
+        if not versions:
+            raise absent.empty(self.root)
+        return max(versions, key=lambda version: (version.sequence, version.published_at, version.name))
+
+    def history(self, name: str, alias: str) -> tuple[AliasRecord, ...]:
+        """Every move of an alias, oldest first. For all that happened to a name: `registry.events`."""
+        check_name(name)
+        check_name(alias, "alias")
+        self.check_format()
+        self._last_move(name, alias, self._numbers(name))
+        return aliases.moves(self.aliases(name), name, alias).all()
+
+    def tags(self, ref: str) -> dict[str, str]:
+        """The tags of a version now."""
+        return tagging.tags(self.annotations, self.resolve(ref))
+
+    def notes(self, ref: str) -> tuple[NoteRecord, ...]:
+        """The notes on a version, oldest first."""
+        return tagging.note_ledger(self.annotations, self.resolve(ref)).all()
+
+    def versions(self, name: str) -> Path:
+        """Folder of a name's labels."""
+        return self.names_folder / name / "versions"
+
+    def aliases(self, name: str) -> Path:
+        """Folder of a name's aliases."""
+        return self.names_folder / name / "aliases"
+
+    def check_format(self) -> None:
+        """Raise NotFoundError when there is no registry, IntegrityError when its marker is damaged or too new."""
+        path = self.root / MARKER_FILE
+        try:
+            content = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if self.names_folder.exists():
+                raise IntegrityError(f"{path}: missing, although {self.names_folder} exists; restore it") from error
+            raise absent.empty(self.root) from error
+        except OSError as error:
+            raise IntegrityError(f"{path}: cannot be read ({error.strerror})") from error
+        if content != MARKER:
+            raise IntegrityError(f"{path}: damaged, or of a later dlhpc: {content[:60]!r}, expected {MARKER!r}")
+
+    def _manifest(self, digest: str) -> tuple[bytes, Manifest]:
+        content = self.manifest_bytes(digest)
+        return content, parse_manifest(content, str(blobs.content_path(self.manifests, digest)))
+
+    def _numbers(self, name: str) -> range:
+        taken = numbers(self.versions(name))
+        if not taken:
+            raise absent.no_name(self.root, name, self.names())
+        return taken
+
+    def _last_move(self, name: str, alias: str, taken: range) -> AliasRecord:
+        last = aliases.moves(self.aliases(name), name, alias).last()
+        if last is None:
+            raise absent.no_alias(self.root, name, alias, aliases.alias_names(self.aliases(name)), taken[-1])
+        return last
+
+    def _target(self, name: str, last: AliasRecord) -> VersionRecord:
+        label = labels.label(self.versions(name), name, last.moved_to)
+        if label.manifest != last.manifest:
+            path = record_path(self.aliases(name) / last.alias, last.number)
+            raise IntegrityError(f"{path}: stands for {short(last.manifest)}, but {name}:{label.number} is another")
+        return label
+
+    def _newest(self, name: str) -> Version:
+        number = numbers(self.versions(name))[-1]
+        return self._describe(name, [Label.of(labels.label(self.versions(name), name, number))])[0]
+
+    def _describe(self, name: str, wanted: builtins.list[Label]) -> tuple[Version, ...]:
+        standing: dict[int, builtins.list[str]] = {}
+        for alias in aliases.alias_names(self.aliases(name)):
+            last = aliases.moves(self.aliases(name), name, alias).last()
+            assert last is not None
+            standing.setdefault(self._target(name, last).number, []).append(alias)
+        return tuple(
+            Version(
+                name,
+                row.number,
+                row.manifest,
+                row.at,
+                row.by,
+                row.sequence,
+                row.run,
+                tuple(standing.get(row.number, ())),
+            )
+            for row in wanted
+        )
