@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from sklearn.datasets import load_digits
 
 from dlhpc.backends import load_backend
 from dlhpc.data.batch import HostBatch
@@ -52,10 +54,19 @@ def host_batch(run: RunSpec, step: int, steps: int = 1) -> HostBatch:
     return HostBatch(inputs, labels, (labels >= 0).sum(axis=1, dtype=np.int32))
 
 
+@functools.cache
+def _digits() -> Any:
+    return load_digits(return_X_y=True)
+
+
 def _one_batch(run: RunSpec, step: int) -> tuple[Any, Any]:
     assert run.model.input_shape is not None
     assert run.model.num_classes is not None
     draw = np.random.default_rng((11, step))
+    if run.data.source == "digits":
+        images, digits = _digits()
+        rows = draw.choice(len(digits) // 2, ROWS, replace=False)
+        return np.rint(images[rows].reshape(-1, 8, 8, 1) * 255 / 16).astype(np.uint8), digits[rows].astype(np.int32)
     labels = draw.integers(0, run.model.num_classes, ROWS).astype(np.int32)
     prototypes = np.random.default_rng(0).integers(0, 256, (run.model.num_classes, *run.model.input_shape))
     noise = draw.normal(0, 60, (ROWS, *run.model.input_shape))
