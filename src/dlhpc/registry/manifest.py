@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -114,17 +114,27 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def manifest_fields(content: bytes, where: str) -> dict[str, Any]:
+    """The JSON of a manifest whose bytes were verified, unchecked: where thousands are looked through.
+
+    Raises UsageError when a newer dlhpc wrote it, IntegrityError when it is none; `where` names the file.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(content)
+        stated = fields["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"{where}: not a manifest: no JSON object with a 'format'") from error
+    if isinstance(stated, int) and stated > FORMAT:
+        raise UsageError(f"{where}: written in format {stated}; this dlhpc reads up to {FORMAT}: upgrade it")
+    return fields
+
+
 def parse_manifest(content: bytes, where: str) -> Manifest:
     """Read a manifest whose bytes were verified.
 
     Raises UsageError when a newer dlhpc wrote it, IntegrityError when it is none; `where` names the file.
     """
-    try:
-        stated = json.loads(content)["format"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"{where}: not a manifest: no JSON object with a 'format'") from error
-    if isinstance(stated, int) and stated > FORMAT:
-        raise UsageError(f"{where}: written in format {stated}; this dlhpc reads up to {FORMAT}: upgrade it")
+    manifest_fields(content, where)
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:

@@ -24,12 +24,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dlhpc.errors import ConflictError, DlhpcError, IntegrityError, NotFoundError, UsageError
+from dlhpc.errors import ConflictError, IntegrityError, NotFoundError, UsageError
 from dlhpc.files import write_atomic
 from dlhpc.ports import BackendLoader
 from dlhpc.registry import aliases, blobs, clock, labels, tagging
 from dlhpc.registry.artifact import Artifact
-from dlhpc.registry.folders import entries, make_folder
+from dlhpc.registry.folders import cannot_write, entries, make_folder
 from dlhpc.registry.leases import lease
 from dlhpc.registry.manifest import WEIGHTS_FILE, sha256
 from dlhpc.registry.reader import MARKER, MARKER_FILE, Reader, Version
@@ -173,13 +173,9 @@ class Registry(Reader):
 
     @contextmanager
     def _writing(self, *used: Path) -> Iterator[None]:
-        """Hold a lease on what is used; say what a disk that is full or read-only means: nothing was committed."""
-        try:
+        """Hold a lease on what is used. What fails has committed nothing."""
+        with cannot_write(self.root):
             make_folder(self.root)
             self._refuse_another_use()
             with lease(self.root, [path.relative_to(self.root).as_posix() for path in used]):
                 yield
-        except OSError as error:
-            raise DlhpcError(
-                f"{self.root}: cannot write to the registry: {error.strerror} ({error.filename})"
-            ) from error

@@ -1,0 +1,215 @@
+"""Sweeping: what interrupted publications left behind is removed, and nothing else.
+
+Kept is what a label stands for, the parents of those versions, and what a running writer uses (leases.py). Of the rest,
+files younger than the grace period stay too: a dlhpc that takes no leases may be writing them. A sweep that is killed
+has removed some of what was to go; another goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dlhpc.errors import IntegrityError, UsageError
+from dlhpc.registry import blobs, labels
+from dlhpc.registry.folders import cannot_write, entries
+from dlhpc.registry.leases import Leases, held, removing
+from dlhpc.registry.manifest import manifest_fields
+from dlhpc.registry.reader import Reader
+from dlhpc.registry.records import numbers
+from dlhpc.registry.refs import NAME
+
+GRACE_S = 3600.0
+_BATCH = 256
+"""Files removed while writers wait."""
+
+Kind = Literal["blob", "manifest", "temporary", "folder", "lease"]
+
+
+@dataclass
+class Swept:
+    """What a sweep removed, or would remove."""
+
+    dry_run: bool
+    bytes: int = 0
+    removed: dict[Kind, int] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    """Relative to the registry."""
+    young: int = 0
+    """Files that stay for the grace period."""
+    used: int = 0
+    """Files that stay since a running writer uses them."""
+    writers: int = 0
+    """Running writers."""
+
+    def canonical(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Found:
+    kind: Kind
+    path: Path
+
+
+class _Needed:
+    """The manifests and blobs that labels need. Labels that are added meanwhile are read by asking again."""
+
+    def __init__(self, registry: Reader) -> None:
+        self.registry = registry
+        self.manifests: set[str] = set()
+        self.blobs: set[str] = set()
+        self._read: dict[str, int] = {}
+
+    def refresh(self) -> None:
+        """Read the labels that were not there before. Raises IntegrityError when anything is damaged."""
+        for name in entries(self.registry.names_folder, NAME):
+            folder = self.registry.versions(name)
+            taken = numbers(folder)
+            for number in taken[self._read.get(name, 0) :]:
+                self._need(labels.label(folder, name, number).manifest)
+            self._read[name] = len(taken)
+
+    def _need(self, digest: str) -> None:
+        waiting = [digest]
+        while waiting:
+            wanted = waiting.pop()
+            if wanted in self.manifests:
+                continue
+            self.manifests.add(wanted)
+            where = str(blobs.content_path(self.registry.manifests, wanted))
+            fields = manifest_fields(self.registry.manifest_bytes(wanted), where)
+            try:
+                self.blobs.update(entry["sha256"] for entry in fields["files"].values())
+                parents = [str(parent) for parent in fields["parents"]]
+            except (KeyError, TypeError, AttributeError) as error:
+                raise IntegrityError(f"{where}: not a manifest: it does not name its files and parents") from error
+            # Parents may lie in another registry.
+            waiting += [each for each in parents if blobs.content_path(self.registry.manifests, each).exists()]
+
+
+def sweep(
+    registry: Reader,
+    *,
+    grace_s: float = GRACE_S,
+    dry_run: bool = False,
+    now: Callable[[], float] = time.time,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Swept:
+    """Remove what no label needs and no writer uses, where it is older than the grace period.
+
+    Publications may run meanwhile. Raises NotFoundError when there is no registry, and IntegrityError, before anything
+    is removed, when a label or manifest is damaged: what it needs cannot be known.
+    """
+    if not grace_s >= 0:
+        raise UsageError(f"a grace period of {grace_s:g} seconds ends before it begins: give 0 or more")
+    registry.check_format()
+    needed = _Needed(registry)
+    progress("reading labels and manifests")
+    needed.refresh()
+    found = [*_unneeded(registry, needed), *_temporary(registry.root)]
+    sweep = _Sweep(registry.root, needed, Swept(dry_run), now() - grace_s)
+    if dry_run:
+        sweep.files(found, held(registry.root))
+        sweep.empty_folders(registry, held(registry.root))
+        return sweep.swept
+    with cannot_write(registry.root):
+        for start in range(0, len(found), _BATCH):
+            progress(f"removing {start + 1} of {len(found)}")
+            with removing(registry.root) as leases:
+                needed.refresh()
+                sweep.files(found[start : start + _BATCH], leases)
+        with removing(registry.root) as leases:
+            sweep.empty_folders(registry, leases)
+    return sweep.swept
+
+
+def _unneeded(registry: Reader, needed: _Needed) -> Iterator[_Found]:
+    # Manifests first: a sweep that is killed leaves no manifest without its files.
+    for digest in blobs.digests(registry.manifests):
+        if digest not in needed.manifests:
+            yield _Found("manifest", blobs.content_path(registry.manifests, digest))
+    for digest in blobs.digests(registry.blobs):
+        if digest not in needed.blobs:
+            yield _Found("blob", blobs.content_path(registry.blobs, digest))
+
+
+def _temporary(root: Path) -> Iterator[_Found]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.startswith(".") and name.endswith(".tmp"):
+                yield _Found("temporary", Path(folder, name))
+
+
+class _Sweep:
+    """One sweep: what is removed, batch by batch, while the leases stand still."""
+
+    def __init__(self, root: Path, needed: _Needed, swept: Swept, cutoff: float) -> None:
+        self.root, self.needed, self.swept, self.cutoff = root, needed, swept, cutoff
+        self._gone: set[Path] = set()
+        self._emptied: set[Path] = set()
+
+    def files(self, found: list[_Found], leases: Leases) -> None:
+        """Remove those of the files that are still unneeded, unused and old."""
+        for each in found:
+            with suppress(FileNotFoundError):  # its writer, or another sweep, was first
+                status = each.path.lstat()
+                if self._is_needed(each):
+                    continue
+                if leases.protects(_final(each).relative_to(self.root).as_posix()):
+                    self.swept.used += 1
+                elif status.st_mtime > self.cutoff:
+                    self.swept.young += 1
+                else:
+                    # A record that was linked into place shares its bytes with the file beside it.
+                    self._remove(each, status.st_size if status.st_nlink == 1 else 0)
+
+    def empty_folders(self, registry: Reader, leases: Leases) -> None:
+        """Remove the leases of dead writers, then the folders in which nothing is left."""
+        self.swept.writers = leases.living
+        for path in leases.stale:
+            self._remove(_Found("lease", path), path.stat().st_size)
+        for top in (registry.blobs, registry.manifests, registry.names_folder, registry.annotations):
+            for name, _, _ in os.walk(top, topdown=False):
+                folder = Path(name)
+                if folder != top and not leases.protects(folder.relative_to(self.root).as_posix()):
+                    self._remove_if_empty(folder)
+
+    def _is_needed(self, each: _Found) -> bool:
+        match each.kind:
+            case "blob":
+                return each.path.name in self.needed.blobs
+            case "manifest":
+                return each.path.name in self.needed.manifests
+        return False
+
+    def _remove_if_empty(self, folder: Path) -> None:
+        inside = [folder / name for name in os.listdir(folder)]
+        emptied_now = folder in self._emptied
+        if all(path in self._gone for path in inside) and (emptied_now or folder.stat().st_mtime <= self.cutoff):
+            self._remove(_Found("folder", folder), 0)
+
+    def _remove(self, each: _Found, size: int) -> None:
+        if not self.swept.dry_run:
+            if each.kind == "folder":
+                each.path.rmdir()
+            else:
+                each.path.unlink()
+        self._gone.add(each.path)
+        self._emptied.add(each.path.parent)
+        self.swept.bytes += size
+        self.swept.removed[each.kind] = self.swept.removed.get(each.kind, 0) + 1
+        self.swept.files.append(each.path.relative_to(self.root).as_posix())
+
+
+def _final(each: _Found) -> Path:
+    """The path that a file is, or was to become: temporary files are called `.<name>.<pid>.<hex>.tmp`."""
+    if each.kind != "temporary":
+        return each.path
+    return each.path.with_name(each.path.name[1:].rsplit(".", 3)[0])
