@@ -221,22 +221,22 @@ class TorchLearner:
         estimate: Estimate | None = None
         if self._estimator is not None and curvature is not None and curvature.due(state.applied):
             estimate = self._estimator(engine, parts, count, dropping.step)
-        sums = [
-            self._one_part(engine, part, count, dropping, last=number == len(parts))
-            for number, part in enumerate(parts, 1)
-        ]
+        *others, last = parts
+        sums = [self._one_part(engine, part, count, dropping, last=False) for part in others]
+        sums.append(self._one_part(engine, last, count, dropping, last=True))
         loss, correct = sums[0] if len(sums) == 1 else (torch.stack(each).sum() for each in zip(*sums, strict=True))
-        applied, non_finite = self._update(engine, estimate)
-        state.applied += applied
-        if not applied and non_finite is None:
-            # ZeRO refused gradients that are not finite, where nothing was to be done about them: the run shall end.
-            loss = torch.full_like(loss, torch.nan)
-        return loss, correct, non_finite
+        outcome = self._update(engine, estimate)
+        state.applied += outcome.applied
+        if outcome.refused:
+            loss = torch.full_like(loss, torch.nan)  # the loop ends the run at a loss that is not finite
+        return loss, correct, outcome.non_finite
 
     def _one_part(
         self, engine: Engine, part: Part, count: int, dropping: Dropping, *, last: bool
     ) -> tuple[Tensor, Tensor]:
-        logits = self._logits(engine, part.inputs, replace(dropping, first_row=part.first_row))
+        if part.first_row != dropping.first_row:
+            dropping = replace(dropping, first_row=part.first_row)
+        logits = self._logits(engine, part.inputs, dropping)
         loss = loss_sum(logits, part.labels, self._run.training.label_smoothing) / count
         engine.add_gradients(loss, last=last)
         return loss.detach(), correct_count(logits.detach(), part.labels)

@@ -22,6 +22,8 @@ class Outcome(NamedTuple):
     """What became of a step."""
 
     applied: bool
+    refused: bool
+    """Whether the engine did not update although it was told to: ZeRO does so when the gradients' norm overflows."""
     non_finite: Tensor | None
     """0-d int32 tensor: 1 when gradients or the estimate were not finite, else 0; None under the policy `raise`."""
 
@@ -34,11 +36,14 @@ class Update:
         self._clip = clipper(run.training.clipping, table, device)
         self._looks = self._clip is not None or self._policy != "raise"
 
-    @torch.no_grad()
     def __call__(self, engine: Engine, estimate: Estimate | None) -> Outcome:
         """Update the engine's weights from its gradients, or leave them."""
-        if not self._looks and estimate is None:
-            return Outcome(engine.update(), None)
+        if self._looks or estimate is not None:
+            return self._treat(engine, estimate)
+        return _updated(engine, None)
+
+    @torch.no_grad()
+    def _treat(self, engine: Engine, estimate: Estimate | None) -> Outcome:
         pieces = engine.pieces()
         estimates = [] if estimate is None else [estimate(piece) for piece in pieces]
         non_finite = None
@@ -49,15 +54,20 @@ class Update:
                 clear_non_finite(arrays)
             elif non_finite.item():
                 engine.discard()
-                return Outcome(False, non_finite)
+                return Outcome(applied=False, refused=False, non_finite=non_finite)
         if self._clip is not None:
             self._clip(engine, pieces)
         if estimate is not None:
             self._fold(pieces, estimates)
-        return Outcome(engine.update(), non_finite)
+        return _updated(engine, non_finite)
 
     def _fold(self, pieces: list[Piece], estimates: list[Tensor]) -> None:
         assert self._curvature is not None
         for piece, estimate in zip(pieces, estimates, strict=True):
             average = piece.slots[self._curvature.slot]
             average.copy_(self._curvature.fold(average, estimate))
+
+
+def _updated(engine: Engine, non_finite: Tensor | None) -> Outcome:
+    applied = engine.update()
+    return Outcome(applied, refused=not applied, non_finite=non_finite)
