@@ -44,9 +44,9 @@ def loss(params: dict[str, Any], x: Any, y: Any) -> Any:
 def test_hutchinson_is_the_probe_times_the_hessian_times_the_probe() -> None:
     params, x, y = problem()
     probes = optax.tree.random_like(jax.random.key(1), params)
-    estimate = hutchinson(lambda p: loss(p, x, y), params, probes)
+    estimate = jax.jit(lambda params: hutchinson(lambda p: loss(p, x, y), params, probes))(params)
     flat, rebuilt = jax.flatten_util.ravel_pytree(params)
-    exact = jax.hessian(lambda v: loss(rebuilt(v), x, y))(flat)
+    exact = jax.jit(jax.hessian(lambda v: loss(rebuilt(v), x, y)))(flat)
     u, _ = jax.flatten_util.ravel_pytree(probes)
     found, _ = jax.flatten_util.ravel_pytree(estimate)
     np.testing.assert_allclose(found, u * (exact @ u), rtol=1e-12, atol=1e-15)
