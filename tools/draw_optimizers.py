@@ -123,6 +123,7 @@ class Budget(NamedTuple):
     """Seeds over which the validation loss chooses the learning rate."""
     shown: Sequence[int] = (3, 4, 5, 6, 7)
     """Seeds of the runs that are drawn."""
+    optimizers: Sequence[str] = tuple(NAMES)
 
 
 class Curves(NamedTuple):
@@ -187,15 +188,15 @@ def draw_digits(path: Path, budget: Budget, tell: Callable[[str], None] = lambda
     figure.suptitle(title, fontsize=14, color=INK, x=0.01, ha="left")
     panels = figure.subplots(1, 2, sharey=True)
     epochs = np.arange(1, budget.epochs + 1)
-    for spec in specs():
-        rate = chosen_rate(spec.name, budget, tell)
-        runs = [train(spec.name, rate, seed, budget.epochs) for seed in budget.shown]
+    for optimizer in budget.optimizers:
+        rate = chosen_rate(optimizer, budget, tell)
+        runs = [train(optimizer, rate, seed, budget.epochs) for seed in budget.shown]
         for panel, name in zip(panels, Curves._fields, strict=True):
-            losses, colour = np.array([getattr(run, name) for run in runs]), COLOURS[spec.name]
-            label = f"{NAMES[spec.name]}, rate {rate:g}"
+            losses, colour = np.array([getattr(run, name) for run in runs]), COLOURS[optimizer]
+            label = f"{NAMES[optimizer]}, rate {rate:g}"
             panel.fill_between(epochs, losses.min(axis=0), losses.max(axis=0), color=colour, alpha=0.13, linewidth=0)
             panel.semilogy(epochs, losses.mean(axis=0), color=colour, linewidth=1.8, label=label)
-            tell(f"{spec.name} drawn at {rate:g}: {name} loss {losses[:, -1].mean():.4f}")
+            tell(f"{optimizer} drawn at {rate:g}: {name} loss {losses[:, -1].mean():.4f}")
     for panel, name in zip(panels, Curves._fields, strict=True):
         _finish(panel, f"{name.capitalize()} loss", INK)
         panel.set(xlim=(1, budget.epochs), xlabel="epoch")
