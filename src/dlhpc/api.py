@@ -20,6 +20,11 @@ from dlhpc.errors import ConfigError, DlhpcError, Interrupted, NotFoundError, Us
 from dlhpc.ports import Learner
 from dlhpc.registry import store
 from dlhpc.registry.artifact import Artifact, new_artifact
+from dlhpc.registry.diff import Difference, diff
+from dlhpc.registry.events import Event, events
+from dlhpc.registry.gc import GRACE_S, Swept, sweep
+from dlhpc.registry.lineage import Lineage, lineage
+from dlhpc.registry.search import Match, search
 from dlhpc.spec.data import DataSpec
 from dlhpc.spec.load import load_run, merge
 from dlhpc.spec.run import RunSpec
@@ -54,6 +59,26 @@ class Registry(store.Registry):
 
     def __init__(self, path: Path | str = "registry") -> None:
         super().__init__(path, load_backend)
+
+    def events(self, ref: str) -> tuple[Event, ...]:
+        """All that happened to a name, or to one version: publications, aliases, tags, notes; oldest first."""
+        return events(self, ref)
+
+    def search(self, *conditions: str) -> tuple[Match, ...]:
+        """The versions that fulfil every condition, such as "accuracy>=0.98" or "tag.stage=gold"; oldest first."""
+        return search(self, conditions)
+
+    def diff(self, a: str, b: str, *, weights: bool = True) -> Difference:
+        """How two versions differ."""
+        return diff(self, a, b, weights=weights)
+
+    def lineage(self, ref: str) -> Lineage:
+        """Where a version comes from: run, data, code, parents."""
+        return lineage(self, ref)
+
+    def gc(self, *, grace_s: float = GRACE_S, dry_run: bool = False) -> Swept:
+        """Remove what interrupted publications left and is older than `grace_s` seconds."""
+        return sweep(self, grace_s=grace_s, dry_run=dry_run)
 
 
 @dataclass(frozen=True)
@@ -272,7 +297,7 @@ def _publish(run: RunSpec, artifact: Artifact, folder: Path) -> dict[str, Any]:
     name = run.registry.name or run.resolved_name
     registry = Registry(run.registry.path)
     try:
-        digest = registry.publish(artifact, name, alias=run.registry.alias)
+        digest = registry.publish(artifact, name, alias=run.registry.alias, run=folder)
     except (DlhpcError, OSError):
         LOG.error("the run is complete, but its model was not published; to try again: dlhpc train --resume %s", folder)
         raise

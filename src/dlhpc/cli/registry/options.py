@@ -1,0 +1,46 @@
+"""What the verbs of `dlhpc registry` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from dlhpc.api import Registry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+REFERENCES = """\b
+References:
+  digits-mlp               the newest version
+  digits-mlp:3             version 3
+  digits-mlp@production    where the alias points
+  sha256:5f0c2a9e          the version itself, by 8 or more digits of its digest"""
+
+
+def common(function: F) -> F:
+    """The options --registry and --json."""
+    function = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+    return click.option(
+        "--registry",
+        "root",
+        type=click.Path(path_type=Path),
+        default=Path("registry"),
+        show_default=True,
+        help="Folder of the registry.",
+    )(function)
+
+
+def open_registry(root: Path) -> Registry:
+    """The registry in a folder."""
+    from dlhpc.api import Registry
+
+    return Registry(root)
+
+
+def moment(at: str) -> str:
+    """A time as people read it; UTC."""
+    return at[:19].replace("T", " ")
