@@ -10,6 +10,7 @@ import pytest
 
 from dlhpc.errors import ConfigError, NotFoundError
 from dlhpc.spec.deepspeed_json import merge_deepspeed
+from dlhpc.spec.gradients import GlobalNormClipping, NoClipping
 from dlhpc.spec.load import RUN, trace
 from dlhpc.spec.optimizer import LionSpec
 from dlhpc.spec.run import RunSpec
@@ -62,6 +63,14 @@ def test_the_optimizer_may_be_lion() -> None:
     assert run.optimizer == LionSpec(weight_decay=0.25)
     texts = problems({"optimizer": {"params": {"eps": 1e-6}, "type": "Lion"}})
     assert "eps" in texts[0]
+
+
+def test_clipping_is_by_the_global_norm() -> None:
+    assert merged({"gradient_clipping": 0.5}).training.clipping == GlobalNormClipping(max_norm=0.5)
+    assert merged({"gradient_clipping": 0}).training.clipping == NoClipping()
+    adaptive = TORCH + "training: {clipping: {name: adaptive}}\n"
+    (problem,) = problems({"gradient_clipping": 0}, adaptive)
+    assert "'none' came, but run.yaml:2:29 says training.clipping.name: 'adaptive'" in problem
 
 
 def test_auto_and_what_changes_nothing_are_taken() -> None:
@@ -119,9 +128,10 @@ def test_the_batch_is_micro_times_accumulation_times_processes(world_size: int, 
         ({"fp16": {"enabled": True}}, "no fp16 on CPU"),
         ({"fp16": {"loss_scale": 0}}, "no fp16 on CPU"),
         ({"optimizer": {"type": "OneBitAdam"}}, "1-bit optimizers left DeepSpeed"),
-        ({"optimizer": {"type": "Adam"}}, "AdamW and Lion"),
+        ({"optimizer": {"type": "Adam"}}, "AdamW or Lion"),
         ({"scheduler": {"type": "WarmupLR"}}, "training.schedule"),
-        ({"gradient_clipping": 1.0}, "not clipped"),
+        ({"gradient_clipping": -1.0}, "a number above 0, or 0"),
+        ({"gradient_clipping": "1"}, "a number above 0, or 0"),
         ({"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, "nothing is offloaded"),
         ({"zero_optimization": {"reduce_bucket_size": 5}}, "set by dlhpc itself"),
         ({"train_batch_sise": 3}, "did you mean 'train_batch_size'?"),

@@ -32,11 +32,13 @@ RENAMED: Final = {
 }
 """DeepSpeed's key -> ours, where the value means the same."""
 
+TRANSLATED: Final = ("bf16.enabled", "gradient_clipping", "optimizer.type", "optimizer.params.betas")
+"""Keys whose value means the same in other words."""
+
 OPTIMIZERS: Final = {"AdamW": "adamw", "Lion": "lion"}
 
 HARMLESS: Final[dict[str, Any]] = {
     "fp16.enabled": False,
-    "gradient_clipping": 0,
     "prescale_gradients": False,
     "wall_clock_breakdown": False,
     "memory_breakdown": False,
@@ -49,9 +51,10 @@ HARMLESS: Final[dict[str, Any]] = {
 
 REASONS: Final = {
     "fp16": "training.precision is float32, bfloat16 or float64; DeepSpeed has no fp16 on CPU: use bf16.enabled",
-    "gradient_clipping": "gradients are not clipped here: leave it out",
+    "gradient_clipping": "it is the largest joint norm: a number above 0, or 0 for none",
     "scheduler": "the learning rate's course is training.schedule in the run's file: leave it out",
-    "optimizer.type": "the optimizers are AdamW and Lion (1-bit optimizers left DeepSpeed with 0.18)",
+    "optimizer.type": "it may be AdamW or Lion; others are optimizer.name in the run's file (1-bit optimizers left "
+    "DeepSpeed with 0.18)",
     "zero_optimization.offload_optimizer": "nothing is offloaded here: leave it out",
     "zero_optimization.offload_param": "nothing is offloaded here: leave it out",
     "zero_optimization": "this part of ZeRO is set by dlhpc itself: leave it out",
@@ -116,6 +119,10 @@ def _translated(key: str, entry: Entry, run: RunSpec, problems: Problems) -> Ite
     elif key == "bf16.enabled" and isinstance(node.value, bool):
         if node.value or run.training.precision == "bfloat16":
             yield "training.precision", Node("bfloat16" if node.value else "float32", node.place)
+    elif key == "gradient_clipping" and isinstance(node.value, int | float) and node.value >= 0:
+        yield "training.clipping.name", Node("global_norm" if node.value else "none", node.place)
+        if node.value:
+            yield "training.clipping.max_norm", node
     elif key == "optimizer.type" and node.value in OPTIMIZERS:
         yield "optimizer.name", Node(OPTIMIZERS[node.value], node.place)
     elif key == "optimizer.params.betas" and isinstance(node.value, list) and len(node.value) == 2:
@@ -130,7 +137,7 @@ def _reason(key: str) -> str:
     for parent in parents:
         if parent in REASONS:
             return REASONS[parent]
-    near = closest(key, (*RENAMED, *HARMLESS, MICRO, "bf16.enabled", "optimizer.type", "optimizer.params.betas"))
+    near = closest(key, (*RENAMED, *HARMLESS, MICRO, *TRANSLATED))
     return "dlhpc does not take this key" + (f"; did you mean {near!r}?" if near else ": leave it out")
 
 
