@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dlhpc.errors import ConfigError, NotFoundError
-from dlhpc.spec.data import ArraysSpec, DigitsSpec, ImageFolderSpec, SplitSpec, SyntheticSpec
+from dlhpc.spec.data import ArraysSpec, DigitsSpec, DigitsSplitSpec, ImageFolderSpec, SplitSpec, SyntheticSpec
 from dlhpc.spec.load import (
     RUN,
     SERVING,
@@ -262,7 +262,7 @@ def test_a_choice_brings_its_own_defaults(write):
 
 def test_part_of_a_nested_default_keeps_the_rest_of_the_fields(write):
     split = load_run(write("data: {source: digits, split: {method: halves, validation: 0.2}}"), environ={}).data.split
-    assert split == SplitSpec(method="halves", validation=0.2)
+    assert split == DigitsSplitSpec(method="halves", validation=0.2)
 
 
 def test_without_a_tag_the_default_choice_counts(write):
@@ -359,3 +359,10 @@ def test_places_tell_where_values_come_from(write):
     assert origins["seed"] == ("--set seed=3", None)
     assert origins["name"] == ("environment DLHPC_NAME", None)
     assert "training.num_epochs" not in origins
+
+
+def test_digits_keep_their_halves_when_only_a_share_is_set(tmp_path: Path) -> None:
+    """A quarter for validation once moved the test part too."""
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {source: digits, split: {validation: 0.25}}\n")
+    assert load_run(file, environ={}).data.split.method == "halves"

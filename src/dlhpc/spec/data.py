@@ -32,6 +32,14 @@ class SplitSpec(Spec):
         return self
 
 
+class DigitsSplitSpec(SplitSpec):
+    """How the digits are divided: the classic way, whatever else of the split a file sets."""
+
+    method: Literal["hash", "halves"] = "halves"
+    """`halves`: first half / second half (test) in the source's order, validation hashed from the FIRST half. `hash`:
+    by a hash of the example's id."""
+
+
 class AugmentSpec(Spec):
     """Random affine jitter and flips of training images, drawn per example, a function of (seed, epoch, id)."""
 
@@ -69,7 +77,7 @@ class DigitsSpec(_Source):
     """scikit-learn's UCI handwritten digits: 1,797 grey images of 8 x 8, ten classes."""
 
     source: Literal["digits"] = "digits"
-    split: SplitSpec = SplitSpec(method="halves")
+    split: DigitsSplitSpec = DigitsSplitSpec()
     """Training, validation and test parts: by default the classic first half / second half."""
 
 
