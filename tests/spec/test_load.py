@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dlhpc.errors import ConfigError, NotFoundError
-from dlhpc.spec.data import ArraysSpec, DigitsSpec, DigitsSplitSpec, ImageFolderSpec, SplitSpec, SyntheticSpec
+from dlhpc.spec.data import ArraysSpec, DigitsSpec, DigitsSplitSpec, ImageFolderSpec, SyntheticSpec
 from dlhpc.spec.load import (
     RUN,
     SERVING,
