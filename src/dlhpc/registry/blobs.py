@@ -16,7 +16,7 @@ _RESTORE = "restore it from a backup, or publish the model again"
 
 def content_path(root: Path, digest: str) -> Path:
     """Where the bytes of this digest lie."""
-    return root / "sha256" / digest[:2] / digest
+    return root / f"sha256/{digest[:2]}/{digest}"
 
 
 def put(root: Path, content: bytes) -> str:

@@ -72,25 +72,25 @@ def parse_condition(text: str) -> Condition:
     start = len(text) - len(text.lstrip())
     key = _KEY.match(text, start)
     if key is None:
-        raise _mistake(text, start, "expected a key, such as accuracy, tag.stage or model.hidden_sizes")
+        raise mistake(text, start, "expected a key, such as accuracy, tag.stage or model.hidden_sizes")
     place = _skip(text, key.end())
     sign = _OPERATOR.match(text, place)
     if sign is None:
-        raise _mistake(text, place, f"expected one of = != < <= > >= ~ after {key[0]!r}")
+        raise mistake(text, place, f"expected one of = != < <= > >= ~ after {key[0]!r}")
     if sign[0] == "==":
-        raise _mistake(text, place + 1, "one '=' compares; expected a value")
+        raise mistake(text, place + 1, "one '=' compares; expected a value")
     place = _skip(text, sign.end())
     written = text[place:].rstrip()
     if not written:
-        raise _mistake(text, place, f"expected a value after {sign[0]!r}")
+        raise mistake(text, place, f"expected a value after {sign[0]!r}")
     again = _OPERATOR.match(text, place)
     if again is not None:
-        raise _mistake(text, place, f'expected a value after {sign[0]!r}, not {again[0]!r}; quote a text: "{written}"')
+        raise mistake(text, place, f'expected a value after {sign[0]!r}, not {again[0]!r}; quote a text: "{written}"')
     value = _value(text, place, written)
     if isinstance(value, str):
         written = value
     if sign[0] in _ORDERED and not (_is_number(value) or isinstance(value, str)):
-        raise _mistake(text, place, f"{sign[0]!r} compares numbers or texts, not {written}")
+        raise mistake(text, place, f"{sign[0]!r} compares numbers or texts, not {written}")
     return Condition(text, key[0], sign[0], written, value)
 
 
@@ -99,14 +99,15 @@ def _value(text: str, place: int, written: str) -> Any:
         value = json.loads(written, parse_constant=str)  # NaN and Infinity are texts
     except json.JSONDecodeError as error:
         if written[0] in '[{"':
-            raise _mistake(text, place + error.pos, f"no JSON value: {error.msg}") from error
+            raise mistake(text, place + error.pos, f"no JSON value: {error.msg}") from error
         return written
     except RecursionError as error:
-        raise _mistake(text, place, "nested too deeply") from error
+        raise mistake(text, place, "nested too deeply") from error
     return value
 
 
-def _mistake(text: str, place: int, problem: str) -> UsageError:
+def mistake(text: str, place: int, problem: str) -> UsageError:
+    """The error for a condition that cannot be understood, pointing to the place."""
     shown = re.sub(r"\s", " ", text)
     return UsageError(f"search condition, column {place + 1}: {problem}\n  {shown}\n  {' ' * place}^")
 

@@ -134,9 +134,9 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
     Raises UsageError when a newer dlhpc wrote it, IntegrityError when it is none; `where` names the file.
     """
-    manifest_fields(content, where)
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
+        manifest_fields(content, where)  # says so where it is no JSON, or a newer format
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise IntegrityError(f"{where}: not a manifest of format {FORMAT}: {problems}") from error

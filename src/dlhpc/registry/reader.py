@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import builtins
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dlhpc.errors import IntegrityError
 from dlhpc.ports import BackendLoader
@@ -22,8 +22,7 @@ MARKER = canonical_json({"format": FORMAT, "kind": "dlhpc-registry"}) + b"\n"
 MARKER_FILE = "registry.json"
 
 
-@dataclass(frozen=True)
-class Version:
+class Version(NamedTuple):
     """A published version: a label, what it stands for, and which aliases stand for it."""
 
     name: str
@@ -75,6 +74,10 @@ class Reader:
         """The verified manifest of a reference."""
         return self._manifest(self.resolve(ref))[1]
 
+    def manifest_of(self, digest: str) -> Manifest:
+        """The verified manifest of a whole digest."""
+        return self._manifest(digest)[1]
+
     def manifest_bytes(self, digest: str) -> bytes:
         """The verified bytes of the manifest of a whole digest."""
         return blobs.read(self.manifests, digest, f"the manifest of {short(digest)}")
@@ -84,6 +87,8 @@ class Reader:
         parsed = parse_ref(ref)
         self.check_format()
         match parsed:
+            case DigestRef(digest) if len(digest) == 64 and blobs.content_path(self.manifests, digest).exists():
+                return digest
             case DigestRef(prefix):
                 return absent.only_digest(prefix, list(blobs.digests(self.manifests, prefix)), self.root)
             case NewestRef(name):
@@ -198,15 +203,6 @@ class Reader:
             assert last is not None
             standing.setdefault(self._target(name, last).number, []).append(alias)
         return tuple(
-            Version(
-                name,
-                row.number,
-                row.manifest,
-                row.at,
-                row.by,
-                row.sequence,
-                row.run,
-                tuple(standing.get(row.number, ())),
-            )
-            for row in wanted
+            Version(name, number, digest, at, by, sequence, run, tuple(standing.get(number, ())))
+            for number, digest, at, by, sequence, run in wanted
         )

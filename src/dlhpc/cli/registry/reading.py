@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,7 @@ def list_command(name: str | None, limit: int | None, root: Path, as_json: bool)
     if limit is not None:
         newest = sorted(versions, key=lambda version: version.sequence)[-limit:]
         versions = tuple(version for version in versions if version in newest)
-    rows = [(version, registry.manifest(f"sha256:{version.digest}")) for version in versions]
+    rows = [(version, registry.manifest_of(version.digest)) for version in versions]
     if as_json:
         print_json([{**version_json(version), **summary(manifest)} for version, manifest in rows])
     else:
@@ -122,7 +121,7 @@ def print_versions(rows: list[tuple[Version, Manifest]], tags: list[dict[str, st
 
 def version_json(version: Version) -> dict[str, Any]:
     """A label as JSON values."""
-    return {"ref": version.ref, **asdict(version), "aliases": list(version.aliases)}
+    return {"ref": version.ref, **version._asdict(), "aliases": list(version.aliases)}
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
