@@ -86,7 +86,7 @@ def parse_condition(text: str) -> Condition:
     again = _OPERATOR.match(text, place)
     if again is not None:
         raise mistake(text, place, f'expected a value after {sign[0]!r}, not {again[0]!r}; quote a text: "{written}"')
-    value = _value(text, place, written)
+    value = written if sign[0] == "~" and written[0] != '"' else _value(text, place, written)
     if isinstance(value, str):
         written = value
     if sign[0] in _ORDERED and not (_is_number(value) or isinstance(value, str)):

@@ -1,0 +1,82 @@
+import os
+import threading
+
+import pytest
+
+from dlhpc.registry.leases import held, lease, removing
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path
+
+
+def test_a_lease_protects_its_path_what_is_in_it_and_where_it_lies(root):
+    with lease(root, ["names/pets", "blobs/sha256/ab/abcd"]):
+        leases = held(root)
+    assert (leases.living, leases.stale) == (1, ())
+    for path in ("names/pets", "names/pets/versions/3.json", "names", "blobs/sha256/ab/abcd", "blobs/sha256/ab"):
+        assert leases.protects(path), path
+    for path in ("names/pets-2", "names/cats", "blobs/sha256/ab/abce", "manifests"):
+        assert not leases.protects(path), path
+
+
+def test_a_lease_ends_with_its_work(root):
+    with pytest.raises(ZeroDivisionError), lease(root, ["a"]):
+        1 / 0  # noqa: B018
+    assert held(root).living == 0
+    assert os.listdir(root / ".leases") == ["lock"]
+
+
+def test_the_lease_of_a_writer_that_was_killed_is_stale_at_once(root):
+    ready, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with lease(root, ["a"]):
+            os.write(go, b"x")
+            os.read(os.pipe()[0], 1)  # until it is killed
+    os.read(ready, 1)
+    assert (held(root).living, held(root).used) == (1, {"a"})
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    leases = held(root)
+    assert (leases.living, leases.used) == (0, frozenset())
+    assert [path.name.split(".")[-3] for path in leases.stale] == [str(child)]
+
+
+def test_nobody_begins_while_something_is_removed(root):
+    began = threading.Event()
+
+    def write():
+        with lease(root, ["a"]):
+            began.set()
+
+    writer = threading.Thread(target=write)
+    with removing(root) as leases:
+        writer.start()
+        assert leases.living == 0
+        assert not began.wait(0.05)
+    assert began.wait(10)
+    writer.join()
+
+
+def test_a_lease_that_is_just_being_written_counts_as_none_where_nothing_is_removed(root):
+    (root / ".leases").mkdir()
+    path = root / ".leases" / "here.1.ab.json"
+    path.write_text("")
+    assert held(root).stale == (path,)
+
+
+def test_no_leases_where_nobody_ever_wrote(root):
+    assert held(root).living == 0
+    assert not (root / ".leases").exists()
+
+
+def test_a_disk_that_is_full_leaves_no_lease(root, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dlhpc.registry.leases.json.dumps", full)
+    with pytest.raises(OSError, match="No space left"), lease(root, ["a"]):
+        raise AssertionError("begins without a lease")
+    assert os.listdir(root / ".leases") == ["lock"]
