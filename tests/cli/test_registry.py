@@ -1,12 +1,16 @@
 import json
+import os
 
 import pytest
 
 from dlhpc.backends import load_backend
 from dlhpc.cli.main import main
+from dlhpc.cli.output import bytes_text
 from dlhpc.registry.blobs import content_path
 from dlhpc.registry.store import Registry
+from dlhpc.registry.verification import verify
 from tests.registry.samples import sample
+from tests.registry.writers import leave
 
 
 @pytest.fixture
@@ -110,9 +114,123 @@ def test_damage_ends_with_status_3_and_names_each_file(store, dlhpc):
     assert str(paths[1]) in dlhpc("registry", "get", "pets", "--out", "out", status=3).err
 
 
+def test_list_limits_to_the_newest(store, dlhpc):
+    assert [row["ref"] for row in json.loads(dlhpc("registry", "list", "pets", "--limit", 1, "--json").out)] == [
+        "pets:2"
+    ]
+    rows = json.loads(dlhpc("registry", "list", "--limit", 1, "--json").out)
+    assert [row["ref"] for row in rows] == ["animals:1"]
+
+
+def test_tags_are_set_and_removed(store, dlhpc):
+    assert dlhpc("registry", "tag", "pets:1").out == "pets:1: no tags\n"
+    said = dlhpc("registry", "tag", "pets:1", "stage=gold", "team/owner=us=me", "--note", "reviewed")
+    assert said.out == "pets:1: stage=gold, team/owner=us=me\n"
+    said = dlhpc("registry", "tag", "pets:1", "--remove", "stage", "late=yes", "--json")
+    assert json.loads(said.out) == {
+        "ref": "pets:1",
+        "digest": sample(0).digest,
+        "tags": {"late": "yes", "team/owner": "us=me"},
+    }
+    assert store.tags("animals") == {"late": "yes", "team/owner": "us=me"}
+
+
+def test_notes_are_added_and_told(store, dlhpc):
+    assert dlhpc("registry", "note", "pets", "blind [in one eye]").out == "pets: note 1 added\n"
+    (note,) = json.loads(dlhpc("registry", "note", "pets", "--json", "deaf").out)
+    assert (note["number"], note["text"], note["version"]) == (2, "deaf", sample(1).digest)
+    lines = dlhpc("registry", "note", "pets:2").out.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["blind [in one eye]", "deaf"]
+
+
+def test_history_tells_all(store, dlhpc):
+    dlhpc("registry", "tag", "pets:1", "stage=new")
+    dlhpc("registry", "tag", "pets:1", "stage=gold", "--note", "reviewed")
+    dlhpc("registry", "tag", "pets:1", "--remove", "stage")
+    dlhpc("registry", "note", "pets:1", "blind")
+    dlhpc("registry", "alias", "pets", "production", "pets:2", "--note", "better")
+    text = dlhpc("registry", "history", "pets").out
+    for fact in ("published", "alias production", "first [of all]", "tag stage=new", "stage=gold, before new",
+                 "reviewed", "tag stage removed, before gold", "note: blind", "at pets:1", "better"):  # fmt: skip
+        assert fact in text
+    found = json.loads(dlhpc("registry", "history", "pets", "--json").out)
+    assert [event["kind"] for event in found] == [
+        "published", "alias", "published", "tag", "tag", "untag", "note", "alias",
+    ]  # fmt: skip
+    kinds = [event["kind"] for event in json.loads(dlhpc("registry", "history", "pets:2", "--json").out)]
+    assert kinds == ["published", "alias"]
+
+
+def test_show_tells_tags_notes_and_lineage(store, dlhpc):
+    child = sample(2)
+    manifest = child.manifest.model_copy(update={"parents": (sample(0).digest, "cd" * 32)})
+    store.publish(type(child)(manifest, child.weights, manifest.to_bytes(), load_backend), "pets", run="runs/pets-3")
+    store.tag("pets", "stage", "gold")
+    store.note("pets", "blind")
+    text = dlhpc("registry", "show", "pets").out
+    for fact in ("stage=gold", "blind", "runs/pets-3", f"parent sha256:{sample(0).digest} (animals:1, pets:1)",
+                 f"parent sha256:{'cd' * 32} (not in this registry)", "ab" * 32):  # fmt: skip
+        assert fact in text
+    shown = json.loads(dlhpc("registry", "show", "pets", "--json").out)
+    assert (shown["tags"], [note["text"] for note in shown["notes"]]) == ({"stage": "gold"}, ["blind"])
+    assert shown["lineage"]["run_folders"] == ["runs/pets-3"]
+    assert [each["refs"] for each in shown["lineage"]["ancestors"]] == [["animals:1", "pets:1"], []]
+
+
+def test_search_shows_what_fulfils_the_conditions(store, dlhpc):
+    store.tag("pets:2", "stage", "gold")
+    lines = dlhpc("registry", "search", "accuracy>0.5", "tag.stage=gold").out.splitlines()
+    assert lines[1].split()[0] == "pets:2"
+    assert lines[1].endswith("stage=gold")
+    rows = json.loads(dlhpc("registry", "search", "name~p*", "--json").out)
+    assert [(row["ref"], row["tags"]) for row in rows] == [("pets:1", {}), ("pets:2", {"stage": "gold"})]
+    assert dlhpc("registry", "search", "accuracy>2", "seed=0").out == "no version fulfils accuracy>2 and seed=0\n"
+    said = dlhpc("registry", "search", "accuracy>=", status=2).err
+    assert said == "error: search condition, column 11: expected a value after '>='\n  accuracy>=\n            ^\n"
+
+
+def test_diff_shows_what_differs(store, dlhpc):
+    text = dlhpc("registry", "diff", "pets:1", "pets:2").out
+    for fact in ("settings", "seed", "metrics", "accuracy", "+0.001", "weights", "head/kernel", "5 x 3", "files"):
+        assert fact in text
+    assert "environment" not in text
+    found = json.loads(dlhpc("registry", "diff", "pets:1", "pets:2", "--no-weights", "--json").out)
+    assert (found["spec"], found["tensors"]) == ([{"key": "seed", "a": 0, "b": 1}], None)
+    assert "weights" not in dlhpc("registry", "diff", "pets:1", "pets:2", "--no-weights").out.replace("weights.saf", "")
+    assert "are the same version" in dlhpc("registry", "diff", "pets:1", "animals").out
+
+
+def test_gc_sweeps_what_was_left(store, dlhpc):
+    assert dlhpc("registry", "gc").out == "removed 0 B: nothing\n"
+    leave(store, sample(5))
+    assert dlhpc("registry", "gc").out == "removed 0 B: nothing\nkept: 2 younger than 1h\n"
+    for path in store.root.rglob("*"):
+        os.utime(path, (0, 0))
+    size = sample(5).manifest.size + len(sample(5).manifest_bytes)
+    lines = dlhpc("registry", "gc", "--dry-run", "--grace", "1.5d").out.splitlines()
+    assert lines[0] == f"would go: {content_path(store.manifests, sample(5).digest).relative_to(store.root)}"
+    assert lines[-1].startswith(f"would remove {bytes_text(size)}: 1 manifest, 1 blob")
+    swept = json.loads(dlhpc("registry", "gc", "--grace", "90m", "--json").out)
+    assert (swept["bytes"], swept["dry_run"]) == (size, False)
+    assert (swept["removed"]["blob"], swept["removed"]["manifest"]) == (1, 1)
+    assert dlhpc("registry", "gc").out == "removed 0 B: nothing\n"
+    assert verify(store).problems == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
+        (["tag", "pets", "stage"], 2, "'stage' is no tag: expected KEY=VALUE; to remove one: --remove stage"),
+        (["tag", "pets", "=gold"], 2, "'' is no valid tag"),
+        (["tag", "pets", "a=b", "--remove", "a"], 2, "a: to be set and to be removed"),
+        (["tag", "pets", "--remove", "stage"], 4, "has no tag 'stage'"),
+        (["tag", "pets", "--note", "why"], 2, "give KEY=VALUE or --remove KEY"),
+        (["note", "pets", " "], 2, "an empty note says nothing"),
+        (["history", "cats"], 4, "no model 'cats'"),
+        (["search", "acuracy>1"], 2, "did you mean 'accuracy'?"),
+        (["diff", "pets:1", "pets:9"], 4, "pets has versions 1 to 2, not 9"),
+        (["gc", "--grace", "soon"], 2, "--grace 'soon' is no time: expected a number and s, m, h or d"),
+        (["gc", "--grace", "-1"], 2, "is no time"),
         (["show", "pet"], 4, "did you mean 'pets'?"),
         (["show", "../pets"], 2, "no reference"),
         (["list", "Pets"], 2, "no valid name"),
@@ -128,7 +246,9 @@ def test_mistakes_are_explained(store, dlhpc, arguments, status, message):
     assert "Traceback" not in said.err
 
 
-@pytest.mark.parametrize("verb", ["", "list", "show", "get", "alias", "verify"])
+@pytest.mark.parametrize(
+    "verb", ["", "list", "show", "search", "diff", "get", "alias", "tag", "note", "history", "verify", "gc"]
+)
 def test_help_shows_examples(dlhpc, verb):
     text = dlhpc(*["registry", *verb.split(), "--help"]).out
     assert "Example" in text or "References" in text

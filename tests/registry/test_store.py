@@ -9,10 +9,11 @@ import pytest
 from dlhpc import api
 from dlhpc.backends import load_backend
 from dlhpc.errors import ConflictError, DlhpcError, IntegrityError, NotFoundError, UsageError
+from dlhpc.registry.gc import sweep
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 from tests.registry.samples import sample
-from tests.registry.writers import UNMEASURED
+from tests.registry.writers import UNMEASURED, later
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -207,6 +208,7 @@ def test_a_full_disk_is_told_and_leaves_the_registry_as_it_was(filled):
     code = f"""
 import resource
 from dlhpc.errors import DlhpcError
+from dlhpc.registry.gc import sweep
 from dlhpc.registry.store import Registry
 from tests.registry.samples import sample
 resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
@@ -221,6 +223,21 @@ except DlhpcError as error:
     assert verify(filled).problems == []
 
 
+def test_a_disk_that_is_full_at_any_step_is_told_and_harms_nothing(tmp_path):
+    command = [sys.executable, "-m", "tests.registry.writers", "full-at-each-step", tmp_path]
+    done = subprocess.run(command, cwd=CHECKOUT, env=UNMEASURED, capture_output=True, text=True, check=True)
+    steps = int(done.stdout.removesuffix(" steps refused\n"))
+    assert steps > 20, done.stderr
+    for step in range(1, steps + 1):
+        store = Registry(tmp_path / str(step), load_backend)
+        assert verify(store).problems == []
+        assert store.resolve("pets@production") in (sample(0).digest, sample(1).digest)
+        store.publish(sample(1), "pets", alias="production")
+        assert store.get("pets@production").digest == sample(1).digest
+        sweep(store, grace_s=0, now=later)
+        assert not [path for path in store.root.rglob("*") if path.name.endswith(".tmp")]
+
+
 def run(code):
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=CHECKOUT, env=UNMEASURED, capture_output=True, text=True, check=True)
@@ -231,6 +248,7 @@ def test_readers_write_nothing(filled):
     code = f"""
 import os, sys
 from dlhpc.backends import load_backend
+from dlhpc.registry.gc import sweep
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 root, tried = {str(filled.root)!r}, []

@@ -9,11 +9,12 @@ import pytest
 from dlhpc.backends import load_backend
 from dlhpc.errors import IntegrityError
 from dlhpc.registry.blobs import content_path
+from dlhpc.registry.events import events
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 from tests.registry.samples import sample
 
-FLIPS_PER_FILE = 40
+FLIPS = 500
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,10 @@ def intact(tmp_path_factory):
     registry.publish(sample(0), "pets")
     registry.publish(sample(1), "pets", alias="production")
     registry.set_alias("pets", "canary", "pets:1")
+    for ref in ("pets:1", "pets:2"):
+        registry.tag(ref, "stage", "gold", note=ref)
+        registry.tag(ref, "owner", "us")
+        registry.note(ref, f"about {ref}")
     return registry.root
 
 
@@ -43,6 +48,12 @@ def files_of(store):
     }
 
 
+def remarks_of(store, seed):
+    """What `tags` and `notes` of a version depend on."""
+    folder = content_path(store.annotations, sample(seed).digest)
+    return {"tag": folder / "tags" / "2.json", "note": folder / "notes" / "1.json"}
+
+
 def others_of(store):
     """The same files of the other version."""
     manifest = store.manifest("pets:1")
@@ -56,47 +67,69 @@ def others_of(store):
 
 
 FILES = ["marker", "move", "label", "manifest", "weights"]
+REMARKS = {"tag": lambda store: store.tags("pets:2"), "note": lambda store: store.notes("pets:2")}
+DAMAGES = {
+    "emptied": lambda content: b"",
+    "halved": lambda content: content[: len(content) // 2],
+    "cut": lambda content: content[:-1],
+    "newline": lambda content: content + b"\n",
+    "appended": lambda content: content + b"\0" * 4096,
+    "zeroed": lambda content: b"\0" * len(content),
+    "tail-zeroed": lambda content: content[: len(content) // 2] + b"\0" * (len(content) - len(content) // 2),
+}
 
 
-def refused(store, path):
+def refused(store, path, read=lambda store: store.get("pets@production")):
     with pytest.raises(IntegrityError, match=re.escape(str(path))) as caught:
-        store.get("pets@production")
+        read(store)
     assert caught.value.exit_code == 3
     assert any(str(path) in problem for problem in verify(store).problems)
 
 
-@pytest.mark.parametrize("which", FILES)
-def test_flipped_bits(store, which):
-    path = files_of(store)[which]
-    content = path.read_bytes()
-    draw = random.Random(which)
-    for _ in range(FLIPS_PER_FILE):
-        position, bit = draw.randrange(len(content)), draw.randrange(8)
-        path.write_bytes(content[:position] + bytes([content[position] ^ (1 << bit)]) + content[position + 1 :])
-        with pytest.raises(IntegrityError, match=re.escape(str(path))):
-            store.get("pets@production")
-    path.write_bytes(content)
+def test_flipped_bits(store):
+    """Of all bytes that a version, its alias, its tags and its notes are made of, each as likely as any other."""
+    readers = [(path, lambda: store.get("pets@production")) for path in files_of(store).values()]
+    readers += [(path, lambda which=which: REMARKS[which](store)) for which, path in remarks_of(store, 1).items()]
+    bytes_of = [(path, position, read) for path, read in readers for position in range(path.stat().st_size)]
+    draw = random.Random(0)
+    refusals = 0
+    for path, position, read in draw.sample(bytes_of, FLIPS):
+        content = path.read_bytes()
+        flipped = content[position] ^ (1 << draw.randrange(8))
+        path.write_bytes(content[:position] + bytes([flipped]) + content[position + 1 :])
+        with pytest.raises(IntegrityError, match=re.escape(str(path))) as caught:
+            read()
+        refusals += caught.value.exit_code == 3
+        path.write_bytes(content)
+    assert refusals == FLIPS
     assert store.get("pets@production").digest == sample(1).digest
+    assert verify(store).problems == []
 
 
 @pytest.mark.parametrize("which", FILES)
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:-1],
-        lambda content: content + b"\n",
-        lambda content: content + b"\0" * 4096,
-        lambda content: b"\0" * len(content),
-        lambda content: content[:100] + b"\0" * (len(content) - 100) if len(content) > 100 else b"\0" * len(content),
-    ],
-    ids=["emptied", "halved", "cut", "newline", "appended", "zeroed", "tail-zeroed"],
-)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_damage(store, which, damage):
     path = files_of(store)[which]
     path.write_bytes(damage(path.read_bytes()))
     refused(store, path)
+
+
+@pytest.mark.parametrize("which", REMARKS)
+def test_damaged_tags_and_notes(store, which):
+    path, other = remarks_of(store, 1)[which], remarks_of(store, 0)[which]
+    content = path.read_bytes()
+    for damaged in (*(damage(content) for damage in DAMAGES.values()), other.read_bytes()):
+        path.write_bytes(damaged)
+        refused(store, path, REMARKS[which])
+    path.unlink()
+    path.mkdir()
+    refused(store, path, REMARKS[which])
+
+
+def test_an_older_change_of_a_tag_removed_leaves_a_gap(store):
+    path = remarks_of(store, 1)["tag"].with_name("1.json")
+    path.unlink()
+    refused(store, path, REMARKS["tag"])
 
 
 @pytest.mark.parametrize("which", FILES)
@@ -171,3 +204,16 @@ def test_a_broken_chain_of_moves_is_noticed(store):
     with pytest.raises(IntegrityError, match=r"2\.json: does not follow from the record before it"):
         store.history("pets", "production")
     assert any("does not follow" in problem for problem in verify(store).problems)
+
+
+def test_what_is_the_writers_own_changes_no_answer(store):
+    """Leases and the clock are no part of what was published: whatever happens to them, readers do not look."""
+    for path in (store.root / ".clock" / "99999", store.root / ".leases" / "x.1.ab.json", store.root / ".clock" / "x"):
+        path.write_bytes(b"\xff" * 10)
+    shutil.rmtree(store.root / ".clock")
+    shutil.rmtree(store.root / ".leases")
+    assert store.get("pets@production").digest == sample(1).digest
+    assert verify(store).problems == []
+    before = max(event.sequence for event in events(store, "pets"))
+    store.note("pets:2", "written after")
+    assert events(store, "pets")[-1].sequence == before + 1

@@ -3,12 +3,14 @@
 python -m tests.registry.writers together ROOT WRITERS PUBLICATIONS
 python -m tests.registry.writers killed-at-each-step ROOT
 python -m tests.registry.writers killed-at-random ROOT KILLS SEED
+python -m tests.registry.writers full-at-each-step ROOT
 python -m tests.registry.writers swept ROOT WRITERS PUBLICATIONS
 python -m tests.registry.writers sweeps-killed-at-each-step ROOT
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -20,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from dlhpc.backends import load_backend
+from dlhpc.errors import DlhpcError
 from dlhpc.registry import blobs, gc
 from dlhpc.registry.artifact import Artifact
 from dlhpc.registry.leases import lease
@@ -93,6 +96,47 @@ def die_before(step: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(die)
+
+
+def full_at_each_step(root: Path) -> None:
+    """On registry k, which holds a version, the disk is full from the k-th step of a publication on."""
+    for step in itertools.count(1):
+        registry = Registry(root / str(step), load_backend)
+        registry.publish(sample(0), "pets", alias="production")
+        status = os.waitpid(forked(partial(publish_on_a_full_disk, registry, step)), 0)[1]
+        if os.waitstatus_to_exitcode(status) != 0:
+            print("step", step, "ended with status", os.waitstatus_to_exitcode(status))
+            return
+        if (root / str(step) / "through").exists():
+            print(step - 1, "steps refused")
+            return
+
+
+def publish_on_a_full_disk(registry: Registry, step: int) -> None:
+    """Publish; from the given step on nothing can be created, linked, renamed or flushed, as on a disk that is full."""
+    artifact, left = sample(1), [step]
+
+    def refuse(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            return
+        if event in {"open", "os.mkdir", "os.rename", "os.link", "fsync"} and str(registry.root) in str(arguments[0]):
+            left[0] -= 1
+            if left[0] <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+
+    def fsync(descriptor: int) -> None:
+        refuse("fsync", (str(registry.root), descriptor))
+
+    sys.addaudithook(refuse)
+    os.fsync = fsync
+    try:
+        registry.publish(artifact, "pets", alias="production")
+    except DlhpcError as error:
+        if not str(error).startswith(f"{registry.root}: cannot write to the registry: No space left on device"):
+            raise
+    else:
+        left[0] = 10
+        (registry.root / "through").touch()
 
 
 def leave(registry: Registry, artifact: Artifact) -> None:
@@ -176,6 +220,7 @@ def main() -> None:
         "together": together,
         "killed-at-each-step": killed_at_each_step,
         "killed-at-random": killed_at_random,
+        "full-at-each-step": full_at_each_step,
         "swept": swept,
         "sweeps-killed-at-each-step": sweeps_killed_at_each_step,
     }

@@ -173,7 +173,7 @@ class Registry(Reader):
 
     @contextmanager
     def _writing(self, *used: Path) -> Iterator[None]:
-        """Hold a lease on what is used. What fails has committed nothing."""
+        """Hold a lease on what is used. What fails may be done again: what was committed is found and kept."""
         with cannot_write(self.root):
             make_folder(self.root)
             self._refuse_another_use()
