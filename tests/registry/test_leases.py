@@ -1,9 +1,13 @@
 import os
+import socket
 import threading
 
 import pytest
 
 from dlhpc.registry.leases import held, lease, removing
+
+NOW = 0.0
+"""A grace period that began before any file was written."""
 
 
 @pytest.fixture
@@ -13,7 +17,7 @@ def root(tmp_path):
 
 def test_a_lease_protects_its_path_what_is_in_it_and_where_it_lies(root):
     with lease(root, ["names/pets", "blobs/sha256/ab/abcd"]):
-        leases = held(root)
+        leases = held(root, NOW)
     assert (leases.living, leases.stale) == (1, ())
     for path in ("names/pets", "names/pets/versions/3.json", "names", "blobs/sha256/ab/abcd", "blobs/sha256/ab"):
         assert leases.protects(path), path
@@ -24,7 +28,7 @@ def test_a_lease_protects_its_path_what_is_in_it_and_where_it_lies(root):
 def test_a_lease_ends_with_its_work(root):
     with pytest.raises(ZeroDivisionError), lease(root, ["a"]):
         1 / 0  # noqa: B018
-    assert held(root).living == 0
+    assert held(root, NOW).living == 0
     assert os.listdir(root / ".leases") == ["lock"]
 
 
@@ -36,10 +40,10 @@ def test_the_lease_of_a_writer_that_was_killed_is_stale_at_once(root):
             os.write(go, b"x")
             os.read(os.pipe()[0], 1)  # until it is killed
     os.read(ready, 1)
-    assert (held(root).living, held(root).used) == (1, {"a"})
+    assert (held(root, NOW).living, held(root, NOW).used) == (1, {"a"})
     os.kill(child, 9)
     os.waitpid(child, 0)
-    leases = held(root)
+    leases = held(root, NOW)
     assert (leases.living, leases.used) == (0, frozenset())
     assert [path.name.split(".")[-3] for path in leases.stale] == [str(child)]
 
@@ -52,7 +56,7 @@ def test_nobody_begins_while_something_is_removed(root):
             began.set()
 
     writer = threading.Thread(target=write)
-    with removing(root) as leases:
+    with removing(root, NOW) as leases:
         writer.start()
         assert leases.living == 0
         assert not began.wait(0.05)
@@ -62,13 +66,22 @@ def test_nobody_begins_while_something_is_removed(root):
 
 def test_a_lease_that_is_just_being_written_counts_as_none_where_nothing_is_removed(root):
     (root / ".leases").mkdir()
-    path = root / ".leases" / "here.1.ab.json"
+    path = root / ".leases" / f"{socket.gethostname()}.1.ab.json"
     path.write_text("")
-    assert held(root).stale == (path,)
+    assert held(root, NOW).stale == (path,)
+
+
+def test_another_host_s_lease_is_believed_for_the_grace_period(root):
+    """Its lock may not be seen from here."""
+    (root / ".leases").mkdir()
+    path = root / ".leases" / "else.where.1.ab.json"
+    path.write_text('{"paths": ["a"]}')
+    assert (held(root, NOW).stale, held(root, NOW).used) == ((), {"a"})
+    assert held(root, path.stat().st_mtime).stale == (path,)
 
 
 def test_no_leases_where_nobody_ever_wrote(root):
-    assert held(root).living == 0
+    assert held(root, NOW).living == 0
     assert not (root / ".leases").exists()
 
 

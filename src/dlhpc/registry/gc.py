@@ -114,18 +114,20 @@ def sweep(
     progress("reading labels and manifests")
     needed.refresh()
     found = [*_unneeded(registry, needed), *_temporary(registry.root)]
-    sweep = _Sweep(registry.root, needed, Swept(dry_run), now() - grace_s)
+    cutoff = now() - grace_s
+    sweep = _Sweep(registry.root, needed, Swept(dry_run), cutoff)
     if dry_run:
-        sweep.files(found, held(registry.root))
-        sweep.empty_folders(registry, held(registry.root))
+        leases = held(registry.root, cutoff)
+        sweep.files(found, leases)
+        sweep.empty_folders(registry, leases)
         return sweep.swept
     with cannot_write(registry.root):
         for start in range(0, len(found), _BATCH):
             progress(f"removing {start + 1} of {len(found)}")
-            with removing(registry.root) as leases:
+            with removing(registry.root, cutoff) as leases:
                 needed.refresh()
                 sweep.files(found[start : start + _BATCH], leases)
-        with removing(registry.root) as leases:
+        with removing(registry.root, cutoff) as leases:
             sweep.empty_folders(registry, leases)
     return sweep.swept
 
@@ -178,7 +180,7 @@ class _Sweep:
         for top in (registry.blobs, registry.manifests, registry.names_folder, registry.annotations):
             for name, _, _ in os.walk(top, topdown=False):
                 folder = Path(name)
-                if folder != top and not leases.protects(folder.relative_to(self.root).as_posix()):
+                if not leases.protects(folder.relative_to(self.root).as_posix()):
                     self._remove_if_empty(folder)
 
     def _is_needed(self, each: _Found) -> bool:

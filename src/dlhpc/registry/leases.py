@@ -8,7 +8,8 @@ heartbeats, clocks or process numbers that may be used again. Why nothing in use
 lease under the lock before it looks at any file, and gc removes under the lock. So gc sees the lease, or the writer
 finds the file gone and writes it anew, or the writer has finished and gc sees its label.
 
-Where a file system has no locks writers write all the same, and gc refuses.
+Where a file system has no locks writers write all the same, and gc refuses. A network file system may be mounted with
+locks that other hosts do not see: so an unlocked lease of another host counts as held during the grace period.
 """
 
 from __future__ import annotations
@@ -63,8 +64,11 @@ def lease(root: Path, paths: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def removing(root: Path) -> Iterator[Leases]:
-    """Keep writers from beginning, and give the leases of those that have. Raises DlhpcError where nothing can lock."""
+def removing(root: Path, cutoff: float) -> Iterator[Leases]:
+    """Keep writers from beginning, and give the leases of those that have. Raises DlhpcError where nothing can lock.
+
+    `cutoff` (seconds since 1970) is when the grace period began.
+    """
     folder = root / LEASES
     folder.mkdir(exist_ok=True)
     with _locked(folder, fcntl.LOCK_EX) as works:
@@ -73,10 +77,10 @@ def removing(root: Path) -> Iterator[Leases]:
                 f"{folder}: this file system has no locks, so nobody can tell what running publications use; "
                 "run gc where the folder lies"
             )
-        yield held(root)
+        yield held(root, cutoff)
 
 
-def held(root: Path) -> Leases:
+def held(root: Path, cutoff: float) -> Leases:
     """The leases of a registry now. Writes nothing."""
     used: set[str] = set()
     stale: list[Path] = []
@@ -84,7 +88,8 @@ def held(root: Path) -> Leases:
     for path in sorted((root / LEASES).glob("*.json")):
         try:
             with path.open("rb") as file:
-                if _flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB):
+                free = _flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if free and (_is_from_here(path) or os.fstat(file.fileno()).st_mtime <= cutoff):
                     stale.append(path)
                     continue
                 living += 1
@@ -92,6 +97,10 @@ def held(root: Path) -> Leases:
         except (FileNotFoundError, ValueError):  # it ended a moment ago, or began; the latter not while gc removes
             continue
     return Leases(frozenset(used), living, tuple(stale))
+
+
+def _is_from_here(path: Path) -> bool:
+    return path.name.rsplit(".", 3)[0] == socket.gethostname()
 
 
 @contextmanager

@@ -64,6 +64,7 @@ class Registry(Reader):
         check_name(name)
         if alias is not None:
             check_name(alias, "alias")
+        tagging.check_text(note, "note")
         content = to_bytes(artifact.weights)
         file = artifact.manifest.files[WEIGHTS_FILE].sha256
         if sha256(content) != file:
@@ -88,6 +89,7 @@ class Registry(Reader):
         """Let `name`@`alias` stand for a version of that name; `note` says why. Returns the (last) move."""
         check_name(name)
         check_name(alias, "alias")
+        tagging.check_text(note, "note")
         target = labels.label_of(self.versions(name), name, self.resolve(ref))
         if target is None:
             raise UsageError(f"{ref} is not a version of {name!r}, so {name}@{alias} cannot stand for it")
