@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.workspace import workspace  # noqa: F401 - a fixture
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+# The same examples every time, however busy the machine is.
+settings.register_profile("deterministic", deadline=None, derandomize=True)
+settings.load_profile("deterministic")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -67,6 +67,7 @@ def test_the_valley_s_derivatives_are_its_own(pictures: dict[str, Any]) -> None:
         assert turn == pytest.approx(pictures["bend"](x)[axis], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_pictures_have_their_sizes(pictures: dict[str, Any], tmp_path: Path) -> None:
     brief = pictures["Budget"](epochs=2, rates=[1e-3], choosing=[0], shown=[1], optimizers=["sophia"])
     pictures["draw_rosenbrock"](tmp_path / pictures["ROSENBROCK"])

@@ -6,6 +6,7 @@ import logging
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,27 @@ RULES: dict[str, BoundRule] = {
 NUMBERS: dict[native.Number, Any] = {"float": np.float32, "double": np.float64}
 
 
+@pytest.fixture(scope="module")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture(autouse=True)
-def _fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels of this test alone, kept under its own folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def _compiler_as_found(_shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Kernels of this file alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_shared))
     monkeypatch.delenv("CXX", raising=False)
-    native.load.cache_clear()
-    native._say_once.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def _forget() -> Any:
     yield
     native.load.cache_clear()
+
+
+@pytest.fixture
+def no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing was compiled yet; the folder that will hold it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.load.cache_clear()
+    native._say_once.cache_clear()
+    return tmp_path / "dlhpc" / "kernels"
 
 
 def made(bound: BoundRule, number: native.Number = "float") -> native.Kernel:
@@ -95,27 +104,29 @@ def test_nan_stays_nan() -> None:
         assert np.isnan(x).tolist() == [False, True, False], name
 
 
-def test_a_library_is_kept_for_the_next_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_is_kept_for_the_next_process(
+    no_kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made(RULES["lion"])
-    (library,) = (tmp_path / "dlhpc" / "kernels").iterdir()
+    (library,) = no_kernels.iterdir()
     assert library.suffix == ".so"
     native.load.cache_clear()
     monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
     made(RULES["lion"])
 
 
-def test_every_constant_and_format_has_its_own_library(tmp_path: Path) -> None:
+def test_every_constant_and_format_has_its_own_library(no_kernels: Path, tmp_path: Path) -> None:
     specs: list[OptimizerSpec] = [LionSpec(), LionSpec(b1=0.8), LionSpec(b2=0.8)]
     for spec in specs:
         made(bind(spec))
     made(bind(LionSpec()), "double")
     made(bind(LionSpec(weight_decay=0.5)))  # no constant of the rule
-    assert len(list((tmp_path / "dlhpc" / "kernels").iterdir())) == 4
+    assert len(list(no_kernels.iterdir())) == 4
 
 
-def test_a_damaged_library_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_library_is_made_again(no_kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made(RULES["lion"])
-    (library,) = (tmp_path / "dlhpc" / "kernels").iterdir()
+    (library,) = no_kernels.iterdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))  # the linker remembers a path that it has loaded
     damaged = tmp_path / "other" / "dlhpc" / "kernels" / library.name
     damaged.parent.mkdir(parents=True)
@@ -125,8 +136,8 @@ def test_a_damaged_library_is_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert damaged.stat().st_size > 1000
 
 
-def test_a_folder_that_others_could_write_is_not_loaded_from(tmp_path: Path) -> None:
-    folder = tmp_path / "dlhpc" / "kernels"
+def test_a_folder_that_others_could_write_is_not_loaded_from(no_kernels: Path, tmp_path: Path) -> None:
+    folder = no_kernels
     folder.mkdir(parents=True)
     folder.chmod(stat.S_IRWXU | stat.S_IRWXO)
     made(RULES["lion"])
@@ -134,7 +145,7 @@ def test_a_folder_that_others_could_write_is_not_loaded_from(tmp_path: Path) -> 
 
 
 def test_without_a_compiler_there_is_no_kernel_and_one_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    no_kernels: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PATH", "")
     with caplog.at_level(logging.WARNING):
@@ -146,7 +157,7 @@ def test_without_a_compiler_there_is_no_kernel_and_one_warning(
 
 
 def test_a_compiler_that_fails_is_named_with_its_complaint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    no_kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho no such flag >&2\nexit 1\n")
@@ -157,14 +168,16 @@ def test_a_compiler_that_fails_is_named_with_its_complaint(
     assert "no such flag" in caplog.text
 
 
-def test_a_compiler_without_openmp_makes_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_without_openmp_makes_one_thread(
+    no_kernels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = shutil.which("g++")
     simple = tmp_path / "simple"
     simple.write_text(f'#!/bin/sh\nfor a in "$@"; do [ "$a" = -fopenmp ] && exit 1; done\nexec {real} "$@"\n')
     simple.chmod(0o755)
     monkeypatch.setenv("CXX", str(simple))
     made(RULES["lion"])
-    (library,) = (tmp_path / "dlhpc" / "kernels").iterdir()
+    (library,) = no_kernels.iterdir()
     assert b"GOMP" not in subprocess.run(["cat", library], capture_output=True, check=True).stdout
 
 
