@@ -84,6 +84,7 @@ def test_a_run_leaves_history_checkpoints_result_and_a_published_model(straight:
     registry = api.Registry(root / "registry")
     assert registry.resolve("digits-mlp:1") == result["digest"] == trained.artifact.digest
     assert result["reference"] == "digits-mlp:1"
+    assert registry.lineage("digits-mlp").run_folders == (str(path),)
     published = registry.get("digits-mlp")
     assert published.manifest.run == run
     assert published.manifest.metrics["accuracy"] == result["validation"]["accuracy"]

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from dlhpc.backends import load_backend
+from dlhpc.registry.events import events
+from dlhpc.registry.gc import sweep
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 from tests.registry.samples import sample
+from tests.registry.writers import later
 
 FIXTURES = sorted(path for path in (Path(__file__).parent / "fixtures").iterdir() if path.is_dir())
 
@@ -75,6 +78,29 @@ def test_its_aliases_tell_where_they_stood(store, expected):
         assert [[move.moved_from, move.moved_to, move.note] for move in history] == moves
 
 
+def test_its_tags_and_notes_are_told(store, expected):
+    for ref, tags in expected.get("tags", {"pets:1": {}}).items():
+        assert store.tags(ref) == tags
+    for ref, notes in expected.get("notes", {"pets:1": []}).items():
+        assert [note.text for note in store.notes(ref)] == notes
+    runs = {version.ref: version.run for name in store.names() for version in store.list(name)}
+    assert runs.items() >= expected.get("runs", {"animals:1": None}).items()
+    assert verify(store).remarks == expected.get("remarks", 0)
+
+
+def test_its_history_is_told_in_order(store):
+    found = [(event.kind, event.ref) for event in events(store, "pets") if event.kind in ("published", "alias")]
+    assert found == [
+        ("published", "pets:1"),
+        ("alias", "pets:1"),
+        ("published", "pets:2"),
+        ("alias", "pets:2"),
+        ("published", "pets:3"),
+        ("alias", "pets:3"),
+        ("alias", "pets:1"),
+    ]
+
+
 def test_its_lineage_is_read(store, expected):
     assert store.manifest("pets:3").parents == (expected["digests"]["pets:1"],)
 
@@ -99,6 +125,9 @@ def test_it_can_be_published_to(written, expected, tmp_path):
     assert store.newest().sequence > before
     assert store.history("pets", "production")[-1].moved_from == expected["moves"]["pets@production"][-1][1]
     assert store.resolve("pets:1") == expected["digests"]["pets:1"]
+    store.tag("pets:1", "stage", "old")
+    assert [event.what for event in events(store, "pets")][-2:] == ["production", "stage"]
+    assert sweep(store, grace_s=0, now=later).files == []
     assert verify(store).problems == []
 
 

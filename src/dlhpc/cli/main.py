@@ -22,7 +22,7 @@ VERBS: dict[str, str] = {
     "runs": "List the training runs and what came of them.",
     "config": "Check, explain and compare configuration files.",
     "data": "Look at a data set as training would see it.",
-    "registry": "List, show and name published models.",
+    "registry": "List, find, compare, name and tag published models.",
     "serve": "Serve published models over HTTP.",
     "predict": "Classify images with a published model or a running server.",
     "bench": "Measure throughput and latency on this machine.",
