@@ -99,7 +99,13 @@ def _example(key: Key) -> str:
         return flow(key.default)
     if key.choices:
         return next(iter(key.choices))
-    samples = {"an integer": "10", "a list of 3": "[28, 28, 1]", "a name": "my-run", "a path": "photos/"}
+    samples = {
+        "an integer": "10",
+        "a number": "0.9",
+        "a list of 3": "[28, 28, 1]",
+        "a name": "my-run",
+        "a path": "photos/",
+    }
     return next((sample for start, sample in samples.items() if key.expected.startswith(start)), "my-model")
 
 
