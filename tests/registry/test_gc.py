@@ -138,6 +138,14 @@ def test_a_version_published_while_a_sweep_looks_around_stays(store, monkeypatch
     assert store.get("pets:3").digest == sample(2).digest
 
 
+def test_a_writer_that_ends_while_a_sweep_looks_is_no_leftover(store, monkeypatch):
+    """Its lease was unlocked when it was looked at, and gone a moment later."""
+    path = store.root / ".leases" / "ended.1.ab.json"
+    ended = leases.Leases(frozenset(), 0, (path,))
+    monkeypatch.setattr(leases, "held", lambda root, cutoff: ended)
+    assert gc.sweep(store, grace_s=0, now=later).files == []
+
+
 @pytest.mark.parametrize("part", ["label", "manifest"])
 def test_where_something_is_damaged_nothing_is_removed(store, part):
     litter(store)

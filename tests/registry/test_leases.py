@@ -1,10 +1,14 @@
 import os
 import socket
+import subprocess
+import sys
 import threading
+from subprocess import PIPE
 
 import pytest
 
 from dlhpc.registry.leases import held, lease, removing
+from tests.registry.writers import UNMEASURED
 
 NOW = 0.0
 """A grace period that began before any file was written."""
@@ -32,20 +36,23 @@ def test_a_lease_ends_with_its_work(root):
     assert os.listdir(root / ".leases") == ["lock"]
 
 
-def test_the_lease_of_a_writer_that_was_killed_is_stale_at_once(root):
-    ready, go = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with lease(root, ["a"]):
-            os.write(go, b"x")
-            os.read(os.pipe()[0], 1)  # until it is killed
-    os.read(ready, 1)
-    assert (held(root, NOW).living, held(root, NOW).used) == (1, {"a"})
-    os.kill(child, 9)
-    os.waitpid(child, 0)
+def test_the_lease_of_a_writer_that_was_killed_is_stale_at_once(root, checkout):
+    code = """
+import sys
+from pathlib import Path
+from dlhpc.registry.leases import lease
+with lease(Path(sys.argv[1]), ["a"]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", code, root]
+    with subprocess.Popen(command, cwd=checkout, stdin=PIPE, stdout=PIPE, env=UNMEASURED) as writer:
+        assert writer.stdout.readline() == b"held\n"
+        assert (held(root, NOW).living, held(root, NOW).used) == (1, {"a"})
+        writer.kill()
     leases = held(root, NOW)
     assert (leases.living, leases.used) == (0, frozenset())
-    assert [path.name.split(".")[-3] for path in leases.stale] == [str(child)]
+    assert [path.name.split(".")[-3] for path in leases.stale] == [str(writer.pid)]
 
 
 def test_nobody_begins_while_something_is_removed(root):

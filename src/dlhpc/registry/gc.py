@@ -176,7 +176,8 @@ class _Sweep:
         """Remove the leases of dead writers, then the folders in which nothing is left."""
         self.swept.writers = leases.living
         for path in leases.stale:
-            self._remove(_Found("lease", path), path.stat().st_size)
+            with suppress(FileNotFoundError):  # its writer was not dead but at its end
+                self._remove(_Found("lease", path), path.stat().st_size)
         for top in (registry.blobs, registry.manifests, registry.names_folder, registry.annotations):
             for name, _, _ in os.walk(top, topdown=False):
                 folder = Path(name)
