@@ -72,7 +72,7 @@ def _compare(backend: Backend, workload: str, spec: OptimizerSpec, rounds: int) 
     contenders: Any = importlib.import_module(f"dlhpc.bench.{backend}_contenders")
     steps: dict[str, Step] = contenders.steps(spec, sizes)
     copy, copied = contenders.copy(sum(sizes))
-    needed = 4 * (3 + 2 * len(bind(spec).slots))
+    needed = _bytes_per_element(spec)
     times: dict[str, list[float]] = {name: [] for name in steps}
     limits: list[float] = []
     for step in (copy, *steps.values()):
@@ -94,6 +94,12 @@ def _compare(backend: Backend, workload: str, spec: OptimizerSpec, rounds: int) 
         )
     del steps, copy
     gc.collect()
+
+
+def _bytes_per_element(spec: OptimizerSpec) -> int:
+    """Read x, g and the slots, write x and the slots, but for the one that only Hessian estimates change."""
+    bound = bind(spec)
+    return 4 * (3 + 2 * len(bound.slots) - (bound.curvature is not None))
 
 
 def _seconds(step: Step) -> float:

@@ -57,20 +57,19 @@ Examples:
     show_default=True,
     help="Hidden widths of the network, for `loop`.",
 )
-@click.option("--steps", default=200, show_default=True, type=click.IntRange(min=10), help="Steps a round, for `loop`.")
+@click.option("--steps", default=100, show_default=True, type=click.IntRange(min=10), help="Steps a round, for `loop`.")
 @click.option(
     "--rounds",
-    default=7,
-    show_default=True,
+    default=None,
     type=click.IntRange(min=1),
-    help="Alternating rounds, for `loop` and `optimizers`.",
+    help="Alternating rounds; 21 for `loop`, 3 for `optimizers` unless given.",
 )
 @click.option(
     "--workload",
     "workloads",
     multiple=True,
     type=click.Choice(WORKLOADS),
-    default=WORKLOADS,
+    default=["10M", "500-small"],
     show_default=True,
     help="float32 parameters, for `optimizers`: one tensor of 10M or 100M, or 500 of 20,000 elements.",
 )
@@ -85,7 +84,7 @@ def command(
     calls: int,
     hidden: tuple[int, ...],
     steps: int,
-    rounds: int,
+    rounds: int | None,
     workloads: tuple[str, ...],
     out: Path | None,
     as_json: bool,
@@ -103,9 +102,9 @@ def command(
     for suite in suites or SUITES:
         click.echo(f"measuring {suite} ...", err=True)
         if suite == "loop":
-            found[suite] = [loop.measure(backend, hidden, steps=steps, rounds=rounds) for backend in backends]
+            found[suite] = [loop.measure(backend, hidden, steps=steps, rounds=rounds or 21) for backend in backends]
         elif suite == "optimizers":
-            found[suite] = optimizers.measure(backends, workloads, rounds=rounds)
+            found[suite] = optimizers.measure(backends, workloads, rounds=rounds or 3)
         else:
             found[suite] = inference.measure(backends, batch_sizes, calls=calls)
         if out is not None:
@@ -123,7 +122,7 @@ def _spelled(context: click.Context) -> list[str]:
     words = ["bench", *context.params["suites"]]
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if not isinstance(parameter, click.Option) or parameter.is_flag or parameter.name == "out":
+        if not isinstance(parameter, click.Option) or parameter.is_flag or parameter.name == "out" or value is None:
             continue
         for one in value if isinstance(value, (tuple, list)) else (value,):
             words += [parameter.opts[0], str(one)]
