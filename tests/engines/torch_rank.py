@@ -50,7 +50,9 @@ def in_two_processes(plans: dict[str, Plan], folder: Path, checkout: Path) -> di
         name: [plan.first.canonical(), plan.second.canonical(), list(plan.poisoned)] for name, plan in plans.items()
     }
     (folder / "plans.json").write_text(json.dumps(rows))
-    run_in_two_processes("tests.engines.torch_rank", [str(folder / "plans.json"), str(folder)], checkout)
+    limit_s = 240.0 + 10.0 * len(plans)  # many times what an idle machine needs
+    arguments = [str(folder / "plans.json"), str(folder)]
+    run_in_two_processes("tests.engines.torch_rank", arguments, checkout, timeout=limit_s)
     first, second = (dict(np.load(folder / f"{rank}.npz")) for rank in range(2))
     assert first.keys() == second.keys()
     for name, array in first.items():
