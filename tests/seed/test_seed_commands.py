@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import re
 import shutil
 import sys
@@ -121,7 +122,8 @@ def test_a_real_image_gets_a_right_prediction(server: Workspace, number: int) ->
     command = CURL.replace("base64_encoded_image_data", f"'\"$(base64 -w0 digit-{number}.png)\"'")
     answer = json.loads(server.succeed(f"{command} --silent --fail"))
     assert (answer["class"], answer["label"]) == (digits.target[number], str(digits.target[number]))
-    assert answer["model"].startswith("digits-mlp-torch:"), "what was published last"
+    published_ones = json.loads(server.succeed("dlhpc registry list --json"))
+    assert answer["model"] == max(published_ones, key=operator.itemgetter("sequence"))["ref"], "what was published last"
 
 
 def test_metrics_are_on_port_8080(server: Workspace) -> None:
