@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dlhpc.registry import aliases, blobs, labels, tagging
+from dlhpc.registry import aliases, blobs, labels, remarks
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.reader import Reader
-from dlhpc.registry.record_kinds import AliasRecord
+from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, TagRecord
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NewestRef, parse_ref
 
@@ -92,7 +92,7 @@ def _moved(sequence: int, move: AliasRecord) -> Event:
 
 
 def _remarks(registry: Reader, digest: str, ref: str) -> Iterator[Event]:
-    for change in tagging.tag_ledger(registry.annotations, digest).all():
+    for change in remarks.ledger(registry.annotations, digest, TagRecord).all():
         kind: Kind = "untag" if change.after is None else "tag"
         yield Event(
             change.sequence or 0,
@@ -106,5 +106,5 @@ def _remarks(registry: Reader, digest: str, ref: str) -> Iterator[Event]:
             change.after,
             change.note,
         )
-    for note in tagging.note_ledger(registry.annotations, digest).all():
+    for note in remarks.ledger(registry.annotations, digest, NoteRecord).all():
         yield Event(note.sequence or 0, note.at, note.by, "note", digest, ref, "", None, None, note.text)

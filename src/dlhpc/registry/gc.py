@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dlhpc.errors import IntegrityError, UsageError
-from dlhpc.registry import blobs, labels
+from dlhpc.registry import blobs, labels, remarks
 from dlhpc.registry.folders import cannot_write, entries
 from dlhpc.registry.leases import Leases, held, removing
 from dlhpc.registry.manifest import manifest_fields
 from dlhpc.registry.reader import Reader
+from dlhpc.registry.record_kinds import RemarkRecord
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NAME
 
@@ -75,6 +76,16 @@ class _Needed:
             for number in taken[self._read.get(name, 0) :]:
                 self._need(labels.label(folder, name, number).manifest)
             self._read[name] = len(taken)
+        for digest in blobs.digests(self.registry.annotations):
+            if digest in self.manifests:
+                self._need_remarks(digest)
+
+    def _need_remarks(self, digest: str) -> None:
+        """What records about a needed version stand for."""
+        for kind in remarks.KINDS:
+            if kind.needed_blobs is not RemarkRecord.needed_blobs:
+                for record in remarks.ledger(self.registry.annotations, digest, kind).all():
+                    self.blobs.update(record.needed_blobs)
 
     def _need(self, digest: str) -> None:
         waiting = [digest]

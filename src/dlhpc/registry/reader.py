@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dlhpc.errors import IntegrityError
 from dlhpc.ports import BackendLoader
-from dlhpc.registry import absent, aliases, blobs, labels, tagging
+from dlhpc.registry import absent, aliases, blobs, labels, remarks, tagging
 from dlhpc.registry.artifact import Artifact, load_artifact
 from dlhpc.registry.folders import entries
 from dlhpc.registry.label_index import Label
@@ -145,7 +145,7 @@ class Reader:
 
     def notes(self, ref: str) -> tuple[NoteRecord, ...]:
         """The notes on a version, oldest first."""
-        return tagging.note_ledger(self.annotations, self.resolve(ref)).all()
+        return remarks.ledger(self.annotations, self.resolve(ref), NoteRecord).all()
 
     def versions(self, name: str) -> Path:
         """Folder of a name's labels."""

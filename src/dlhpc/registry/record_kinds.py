@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -98,12 +98,35 @@ class AliasRecord(ChainedRecord):
         return f"{self.name}@{self.alias}"
 
 
-class TagRecord(ChainedRecord):
-    """A tag of a version that was set, changed or removed."""
+class RemarkRecord(ChainedRecord):
+    """Something that was said about a version, or found out, after it was published (remarks.py)."""
 
-    kind: Literal["tag"] = "tag"
+    folder: ClassVar[str]
+    """Folder of the ledger, among the version's annotations; the plural that errors use."""
     version: Sha256
     """Digest of the manifest: the version itself, under whatever names."""
+
+    @property
+    def place(self) -> str:
+        """`the tags of sha256:<digest>`, and the like."""
+        return self.place_of(self.version)
+
+    @classmethod
+    def place_of(cls, digest: str) -> str:
+        """What `place` must say in the ledger of a version."""
+        return f"the {cls.folder} of sha256:{digest}"
+
+    @property
+    def needed_blobs(self) -> tuple[Sha256, ...]:
+        """Files, by digest, that the record stands for: they are kept as long as the version is."""
+        return ()
+
+
+class TagRecord(RemarkRecord):
+    """A tag of a version that was set, changed or removed."""
+
+    folder = "tags"
+    kind: Literal["tag"] = "tag"
     key: TagKey
     """The tag."""
     before: Text | None
@@ -115,22 +138,11 @@ class TagRecord(ChainedRecord):
     note: Text
     """Why, in the writer's words."""
 
-    @property
-    def place(self) -> str:
-        """The version's tags."""
-        return f"the tags of sha256:{self.version}"
 
-
-class NoteRecord(ChainedRecord):
+class NoteRecord(RemarkRecord):
     """Something to know about a version."""
 
+    folder = "notes"
     kind: Literal["note"] = "note"
-    version: Sha256
-    """Digest of the manifest: the version itself, under whatever names."""
     text: Annotated[str, Field(min_length=1, max_length=65536)]
     """The note."""
-
-    @property
-    def place(self) -> str:
-        """The version's notes."""
-        return f"the notes of sha256:{self.version}"

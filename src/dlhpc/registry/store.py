@@ -5,8 +5,7 @@
     manifests/sha256/ab/<digest>                     the manifests: the versions themselves
     names/<name>/versions/<n>.json                   labels: version n of a name is this manifest
     names/<name>/aliases/<alias>/<n>.json            moves of an alias
-    annotations/sha256/ab/<digest>/tags/<n>.json     changes of a version's tags
-    annotations/sha256/ab/<digest>/notes/<n>.json    notes on a version
+    annotations/sha256/ab/<digest>/<kind>/<n>.json   what was said about a version: tags, notes, ...
 
 What begins with a dot is the writers' own (leases.py, clock.py, label_index.py): readers can do without it.
 
@@ -27,7 +26,7 @@ from pathlib import Path
 from dlhpc.errors import ConflictError, IntegrityError, NotFoundError, UsageError
 from dlhpc.files import write_atomic
 from dlhpc.ports import BackendLoader
-from dlhpc.registry import aliases, blobs, clock, labels, tagging
+from dlhpc.registry import aliases, blobs, clock, labels, remarks, tagging
 from dlhpc.registry.artifact import Artifact
 from dlhpc.registry.folders import cannot_write, entries, make_folder
 from dlhpc.registry.leases import lease
@@ -168,9 +167,8 @@ class Registry(Reader):
                 move = aliases.moves(self.aliases(name), name, alias).last()
                 found.append((move and move.sequence) or 0)
         for digest in blobs.digests(self.annotations):
-            tag = tagging.tag_ledger(self.annotations, digest).last()
-            note = tagging.note_ledger(self.annotations, digest).last()
-            found += [(tag and tag.sequence) or 0, (note and note.sequence) or 0]
+            last = [remarks.ledger(self.annotations, digest, kind).last() for kind in remarks.KINDS]
+            found += [(record and record.sequence) or 0 for record in last]
         return max(found)
 
     @contextmanager

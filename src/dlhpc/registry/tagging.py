@@ -1,10 +1,4 @@
-"""Tags and notes: what people say about a version after it was published. The version itself never changes.
-
-They belong to the digest, so they hold under every name and label of a version:
-
-    annotations/sha256/ab/<digest>/tags/<n>.json     each change of a tag
-    annotations/sha256/ab/<digest>/notes/<n>.json    each note
-"""
+"""Tags and notes: what people say about a version after it was published (remarks.py)."""
 
 from __future__ import annotations
 
@@ -12,28 +6,16 @@ import re
 from pathlib import Path
 
 from dlhpc.errors import UsageError
-from dlhpc.registry import blobs
-from dlhpc.registry.ledger import Ledger
 from dlhpc.registry.record_kinds import NoteRecord, Stamper, TagRecord
+from dlhpc.registry.remarks import ledger
 
-TAGS, NOTES = "tags", "notes"
 TAG_KEY = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
 MAX_TEXT = 65536
 
 
-def tag_ledger(root: Path, digest: str) -> Ledger[TagRecord]:
-    """The changes of a version's tags; `root` is the registry's `annotations` folder."""
-    return Ledger(blobs.content_path(root, digest) / TAGS, TagRecord, f"the tags of sha256:{digest}")
-
-
-def note_ledger(root: Path, digest: str) -> Ledger[NoteRecord]:
-    """The notes on a version."""
-    return Ledger(blobs.content_path(root, digest) / NOTES, NoteRecord, f"the notes of sha256:{digest}")
-
-
 def tags(root: Path, digest: str) -> dict[str, str]:
     """The tags of a version now."""
-    last = tag_ledger(root, digest).last()
+    last = ledger(root, digest, TagRecord).last()
     return dict(last.tags) if last else {}
 
 
@@ -62,7 +44,7 @@ def set_tag(root: Path, digest: str, key: str, value: str | None, note: str, sta
             previous=previous,
         )
 
-    return tag_ledger(root, digest).extend(change)
+    return ledger(root, digest, TagRecord).extend(change)
 
 
 def add_note(root: Path, digest: str, text: str, stamp: Stamper) -> NoteRecord:
@@ -72,7 +54,7 @@ def add_note(root: Path, digest: str, text: str, stamp: Stamper) -> NoteRecord:
         at, by, sequence = stamp((last and last.sequence) or 0)
         return NoteRecord(number=number, at=at, by=by, sequence=sequence, version=digest, text=text, previous=previous)
 
-    note = note_ledger(root, digest).extend(added)
+    note = ledger(root, digest, NoteRecord).extend(added)
     assert note is not None, "a note is always added"
     return note
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dlhpc.errors import DlhpcError, IntegrityError
-from dlhpc.registry import aliases, blobs, label_index, labels, tagging
+from dlhpc.registry import aliases, blobs, label_index, labels, remarks
 from dlhpc.registry.artifact import load_artifact
 from dlhpc.registry.folders import entries
 from dlhpc.registry.label_index import Label
@@ -29,7 +29,7 @@ class Verification:
     moves: int = 0
     """Entries of alias histories."""
     remarks: int = 0
-    """Changes of tags, and notes."""
+    """Changes of tags, notes, and whatever else was said about versions."""
     bytes: int = 0
     """Of all blobs."""
     unused: int = 0
@@ -58,14 +58,14 @@ def verify(registry: Reader, progress: Callable[[str], None] = lambda _: None) -
         return found
     manifests = _listing(found, lambda: blobs.digests(registry.manifests))
     used = {digest for manifest in manifests for digest in _check_version(registry, manifest, found, progress)}
-    stored = _listing(found, lambda: blobs.digests(registry.blobs))
-    found.unused = len(set(stored) - used)
-    found.bytes = sum(blobs.content_path(registry.blobs, digest).stat().st_size for digest in stored)
     for name in _listing(found, lambda: entries(registry.names_folder, NAME)):
         progress(name)
         _check_name(registry, name, set(manifests), found)
     for digest in _listing(found, lambda: blobs.digests(registry.annotations)):
-        _check_remarks(registry, digest, set(manifests), found)
+        _check_remarks(registry, digest, set(manifests), used, found)
+    stored = _listing(found, lambda: blobs.digests(registry.blobs))
+    found.unused = len(set(stored) - used)
+    found.bytes = sum(blobs.content_path(registry.blobs, digest).stat().st_size for digest in stored)
     with found.telling():
         entries(registry.root, "registry.json|blobs|manifests|names|annotations")
     return found
@@ -110,16 +110,21 @@ def _check_name(registry: Reader, name: str, manifests: set[str], found: Verific
             registry.resolve(f"{name}@{alias}")
 
 
-def _check_remarks(registry: Reader, digest: str, manifests: set[str], found: Verification) -> None:
+def _check_remarks(registry: Reader, digest: str, manifests: set[str], used: set[str], found: Verification) -> None:
+    """Read what was said about a version; the blobs that it stands for are added to `used`."""
     folder = blobs.content_path(registry.annotations, digest)
     with found.telling():
-        entries(folder, f"{tagging.TAGS}|{tagging.NOTES}")
+        entries(folder, "|".join(kind.folder for kind in remarks.KINDS))
         if digest not in manifests and not blobs.content_path(registry.manifests, digest).exists():
             raise IntegrityError(f"{folder}: the version that it is about is missing")
-    with found.telling():
-        found.remarks += len(tagging.tag_ledger(registry.annotations, digest).all())
-    with found.telling():
-        found.remarks += len(tagging.note_ledger(registry.annotations, digest).all())
+    for kind in remarks.KINDS:
+        with found.telling():
+            records = remarks.ledger(registry.annotations, digest, kind).all()
+            found.remarks += len(records)
+            for blob in {blob for record in records for blob in record.needed_blobs}:
+                used.add(blob)
+                with found.telling():
+                    blobs.read(registry.blobs, blob, f"one of {kind.place_of(digest)}")
 
 
 def _listing(found: Verification, read: Callable[[], Iterable[T]]) -> list[T]:
