@@ -97,6 +97,7 @@ async def call(
     parts: Iterable[bytes | None] = (b"",),
     headers: Sequence[tuple[str, str]] = (),
     receive: Receive | None = None,
+    client: str = "198.51.100.7",
 ) -> Answer:
     """One request by hand."""
     answer = Answer()
@@ -105,6 +106,6 @@ async def call(
         answer.messages.append(message)
 
     raw = [(name.encode(), value.encode()) for name, value in headers]
-    scope = {"type": "http", "method": method, "path": path, "headers": raw}
+    scope = {"type": "http", "method": method, "path": path, "headers": raw, "client": (client, 50000)}
     await app(scope, receive or receiving(parts), send)
     return answer

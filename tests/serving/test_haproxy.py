@@ -95,6 +95,12 @@ def test_its_own_errors_are_problem_documents(correct: Correct, tmp_path: Path) 
     assert "return status 404" not in text
 
 
+def test_clients_are_named_by_it_and_cannot_name_themselves(correct: Correct) -> None:
+    text = correct(ServingSpec()).stdout
+    frontend = text[text.index("frontend http_frontend") :]
+    assert "    http-request set-header x-dlhpc-peer %[src]\n" in frontend
+
+
 def test_nobody_waits_for_a_replica_that_is_not_there(correct: Correct) -> None:
     text = correct(ServingSpec()).stdout
     assert "server replica 127.0.0.1:30000" in text
@@ -126,6 +132,7 @@ def test_the_real_haproxy_takes_the_corrected_configuration(tmp_path: Path) -> N
     ("old", "new", "reason"),
     [
         ("bind 127.0.0.1:8000", "bind 127.0.0.1:9999", "bind 127.0.0.1:8000"),
+        ("frontend http_frontend", "frontend http", "set-header x-dlhpc-peer"),
         ("bind *:", "bind :::", "every interface"),
         ("option httplog", "option tcplog", "timeout http-request"),
         ("http-request return status 404", "http-request silent-drop # 404", "deny_status 503"),

@@ -41,7 +41,11 @@ def test_every_key_of_a_run_is_listed(overrides):
 
 
 def test_every_key_of_a_server_is_listed():
-    assert {key.path for key in catalogue(SERVING)} == set(paths(file_form(load_serving(None, environ={}))))
+    written = [
+        set(paths(file_form(load_serving(None, overrides=overrides, environ={}))))
+        for overrides in ([], ["rate_limits.per_client.per_second=1", "rate_limits.total.per_second=1"])
+    ]
+    assert {key.path for key in catalogue(SERVING)} == set.union(*written)
 
 
 @pytest.mark.parametrize("form", [RUN, SERVING], ids=["run", "server"])

@@ -28,6 +28,8 @@ def test_the_seeds_ports_are_the_defaults() -> None:
         "port=0", "port=65536", "metrics_port=8000", "replicas=0", "backend=tensorflow", "gpus_per_replica=-1",
         "batching.max_batch_size=0", "batching.max_wait_ms=-1", "batching.max_wait_ms=2000", "limits.deadline_s=0",
         "limits.max_body_bytes=0", "limits.max_image_pixels=0", "limits.max_concurrent=0", "limits.header_timeout_s=0",
+        "trusted_proxies=[here]",
+        "rate_limits.per_client.per_second=0", "rate_limits.total.burst=0", "rate_limits.total.per_second=null",
         "drain_timeout_s=0", "start_timeout_s=0", "hosts=x",
     ],
 )  # fmt: skip
@@ -40,6 +42,31 @@ def test_settings_come_from_the_environment_too() -> None:
     environ = {"DLHPC_SERVING__PORT": "9000", "DLHPC_SERVING__LIMITS__DEADLINE_S": "2.5"}
     spec = load_serving(None, environ=environ)
     assert (spec.port, spec.limits.deadline_s) == (9000, 2.5)
+
+
+def test_proxies_are_networks_or_addresses() -> None:
+    spec = load_serving(None, overrides=["trusted_proxies=[10.1.2.3/8, '::1']"], environ={})
+    assert spec.trusted_proxies == ("10.0.0.0/8", "::1/128")
+    with pytest.raises(ConfigError, match=r"expected a network such as 10\.0\.0\.0/8"):
+        load_serving(None, overrides=["trusted_proxies=[here]"], environ={})
+
+
+ON: dict[str, list[str]] = {
+    "admission": [],
+    "deadline": [],
+    "rate_limits": ["rate_limits.per_client.per_second=1"],
+}
+"""What switches each guard on, in the order in which a request meets them."""
+
+
+def test_guards_stand_in_their_order_and_can_be_switched_off() -> None:
+    everything = [setting for settings in ON.values() for setting in settings]
+    assert load_serving(None, overrides=everything, environ={}).guards == tuple(ON)
+    for name, settings in ON.items():
+        if settings:
+            without = [setting for setting in everything if setting not in settings]
+            guards = load_serving(None, overrides=without, environ={}).guards
+            assert guards == tuple(each for each in ON if each != name)
 
 
 def test_it_never_changes() -> None:

@@ -42,6 +42,9 @@ class ReplicaMetrics:
             "dlhpc_forward_duration_seconds", "One forward pass.", buckets=LATENCY_BUCKETS, registry=self._registry
         )
         self.in_flight = Gauge("dlhpc_in_flight", "Predictions being worked on.", registry=self._registry)
+        self._rate_limited = Counter(
+            "dlhpc_rate_limited", "Requests that a rate limit refused.", ["limit"], registry=self._registry
+        )
         self._model = Gauge(
             "dlhpc_model_info", "1 for each served version.", ["model", "digest", "backend"], registry=self._registry
         )
@@ -61,6 +64,10 @@ class ReplicaMetrics:
         """Count a forward pass. May be called from any thread."""
         self._batch_size.observe(size)
         self._forward.observe(seconds)
+
+    def rate_limited(self, limit: str) -> None:
+        """Count a request refused by a limit: `client` or `total`."""
+        self._rate_limited.labels(limit).inc()
 
     def serves(self, model: str, digest: str, backend: str) -> None:
         """Name a version that is served."""

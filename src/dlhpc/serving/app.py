@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from dlhpc.serving.exchange import ClientGone, Handler, Receive, Refusal, Reply, Request
+from dlhpc.serving.exchange import PEER, ClientGone, Handler, Receive, Refusal, Reply, Request
 from dlhpc.spec.wire import REQUEST_ID
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -26,16 +26,14 @@ _log = logging.getLogger(__name__)
 class App:
     """Routes as an ASGI application.
 
-    `routes` maps path -> method -> handler. With `sends_request_id` every reply has an x-request-id header; Ray Serve
-    adds it itself, and twice would be wrong.
+    `routes` maps path -> method -> handler. `in_ray` says that Ray Serve carries it: that adds an x-request-id header
+    to every reply, which is done here otherwise, and its proxy names the client in a header.
     """
 
-    def __init__(
-        self, routes: Mapping[str, Mapping[str, Handler]], observe: Observe, *, sends_request_id: bool = True
-    ) -> None:
+    def __init__(self, routes: Mapping[str, Mapping[str, Handler]], observe: Observe, *, in_ray: bool = False) -> None:
         self._routes = routes
         self._observe = observe
-        self._sends_request_id = sends_request_id
+        self._in_ray = in_ray
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One ASGI connection: an HTTP request, or the server's lifespan."""
@@ -45,6 +43,7 @@ class App:
         started = time.perf_counter()
         request = Request(scope["method"], scope["path"], scope["headers"], receive, "")
         request.id = _request_id(request)
+        request.peer = self._peer(scope, request)
         route = request.path if request.path in self._routes else ""
         status = _CLIENT_GONE
         try:
@@ -81,13 +80,20 @@ class App:
             )
         return handler
 
+    def _peer(self, scope: dict[str, Any], request: Request) -> str:
+        named = request.header(PEER) if self._in_ray else None
+        if named is not None:
+            return named.decode("latin-1")
+        client = scope.get("client")
+        return client[0] if client else ""
+
     async def _send(self, request: Request, reply: Reply, send: Send) -> None:
         headers = [
             (b"content-type", reply.content_type),
             (b"content-length", b"%d" % len(reply.body)),
             *reply.headers,
         ]
-        if self._sends_request_id:
+        if not self._in_ray:
             headers.append((_REQUEST_ID, request.id.encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else reply.body})

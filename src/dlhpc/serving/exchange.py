@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dlhpc.spec.wire import PROBLEM_TYPE, FieldError, problem
@@ -44,19 +44,31 @@ class Reply:
     content_type: bytes = b"application/json"
     headers: Headers = ()
 
+    def plus(self, headers: Headers) -> Reply:
+        """The same with more headers."""
+        return replace(self, headers=self.headers + headers)
+
 
 class Request:
     """One HTTP request; its body is read when a handler asks for it."""
 
-    __slots__ = ("_receive", "headers", "id", "is_whole", "method", "path")
+    __slots__ = ("_receive", "headers", "id", "is_whole", "method", "path", "peer")
 
     def __init__(
-        self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], receive: Receive, request_id: str
+        self,
+        method: str,
+        path: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        receive: Receive,
+        request_id: str,
+        peer: str = "",
     ) -> None:
         self.method = method
         self.path = path
         self.headers = headers
         self.id = request_id
+        self.peer = peer
+        """Address of who opened the connection; empty where the server does not know it."""
         self.is_whole = False
         """Whether the body has arrived: what comes too late before is the client's fault, and the server's after."""
         self._receive = receive
@@ -102,6 +114,8 @@ Guard = Callable[[Handler], Handler]
 
 CLOSE_MARK: Final = b"x-close"
 """Asks a proxy in front to close the client's connection: `connection: close` itself ends at the proxy."""
+PEER: Final = b"x-dlhpc-peer"
+"""Where a proxy in front names its client: it replaces what the client says there."""
 CLOSE: Final[Headers] = ((b"connection", b"close"), (CLOSE_MARK, b"1"))
 
 

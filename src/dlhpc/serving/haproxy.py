@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from dlhpc.files import write_atomic
-from dlhpc.serving.exchange import CLOSE_MARK
+from dlhpc.serving.exchange import CLOSE_MARK, PEER
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import PROBLEM_TYPE, problem
 
@@ -67,6 +67,7 @@ def _edits(folder: Path, spec: ServingSpec) -> str:
     server = f"    timeout server {math.ceil(spec.limits.deadline_s) + 5}s"
     pages = "\\n".join(f"    errorfile {status} {folder}/{status}.http" for status in _PAGES)
     mark = CLOSE_MARK.decode()
+    peer = f"    http-request set-header {PEER.decode()} %[src]"
     closing = (
         f"    http-after-response set-header connection close if {{ res.hdr({mark}) -m found }}\\n"
         f"    http-after-response del-header {mark}"
@@ -82,7 +83,7 @@ def _edits(folder: Path, spec: ServingSpec) -> str:
             # Each request would be logged to a syslog that is not there; errors are enough, on stderr.
             r"s|^ *log [0-9].*|    log stderr format raw local0 notice|",
             rf"s|^ *option httplog$|    option httplog\n    option dontlog-normal\n{timeouts}\n{server}\n{pages}|",
-            rf"s|^frontend http_frontend$|&\n{closing}|",
+            rf"s|^frontend http_frontend$|&\n{peer}\n{closing}|",
             # While no replica lives, Ray's own proxy would let requests wait for one instead of refusing them.
             r"/^ *server SERVE_PROXY_ACTOR-fallback/d",
             # Before the first replica is there, and after the last, every path is unavailable rather than unknown.
@@ -98,6 +99,7 @@ def _script(folder: Path, binary: str, spec: ServingSpec) -> str:
         f"timeout http-request {spec.limits.header_timeout_s}s",
         f"errorfile 503 {folder}/503.http",
         "http-request deny deny_status 503",
+        f"http-request set-header {PEER.decode()} %[src]",
     ]
     checks = "\n".join(f'grep -qF {shlex.quote(line)} "$3" || fail {shlex.quote(line)}' for line in wanted)
     return f"""#!/bin/sh

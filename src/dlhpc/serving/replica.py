@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from dlhpc.monitoring.metrics import ReplicaMetrics
 from dlhpc.serving.app import App
 from dlhpc.serving.batching import Batcher
-from dlhpc.serving.exchange import guarded
+from dlhpc.serving.exchange import Guard, guarded
 from dlhpc.serving.guards.admission import Admission
 from dlhpc.serving.guards.deadline import deadline
+from dlhpc.serving.guards.rate_limit import RateLimits, rate_limit
 from dlhpc.serving.health import Snapshot, health, health_routes
 from dlhpc.serving.predict import Predict
 from dlhpc.serving.slots import Slot
@@ -24,7 +26,7 @@ READERS = 2
 class Replica:
     """Answers with one slot. `app` is the ASGI application."""
 
-    def __init__(self, slot: Slot, spec: ServingSpec, replica_id: str, *, sends_request_id: bool = True) -> None:
+    def __init__(self, slot: Slot, spec: ServingSpec, replica_id: str, *, in_ray: bool = False) -> None:
         self._slot = slot
         self._id = replica_id
         self._started = time.monotonic()
@@ -40,15 +42,23 @@ class Replica:
             max_wait_s=spec.batching.max_wait_ms / 1000,
             observe=self._metrics.computed,
         )
-        predict = guarded(
-            Predict(slot, batcher, self._readers, spec.limits),
-            [self._admission.guard(), deadline(spec.limits.deadline_s)],
-        )
+        predict = guarded(Predict(slot, batcher, self._readers, spec.limits), self._guards(spec))
         self.app = App(
             {"/predict": {"POST": predict}, **health_routes(self._health)},
             self._metrics.answered,
-            sends_request_id=sends_request_id,
+            in_ray=in_ray,
         )
+
+    def _guards(self, spec: ServingSpec) -> list[Guard]:
+        """What the spec switches on, in the spec's order."""
+        makers: dict[str, Callable[[], Guard]] = {
+            "admission": self._admission.guard,
+            "deadline": lambda: deadline(spec.limits.deadline_s),
+            "rate_limits": lambda: rate_limit(
+                RateLimits(spec.rate_limits, spec.replicas, self._metrics.rate_limited), spec.trusted_proxies
+            ),
+        }
+        return [makers[name]() for name in spec.guards]
 
     def snapshot(self, *, with_metrics: bool = True) -> Snapshot:
         """Counts, and metrics where they are wanted, as they are now."""

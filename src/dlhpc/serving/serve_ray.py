@@ -59,6 +59,7 @@ def serve(spec: ServingSpec, ready: Callable[[ModelInfo], None]) -> None:
         stack.enter_context(stop.on_signals())
         info = published(spec)
         _say(f"starting: {info.name} ({info.digest[:19]}...) on {info.backend}, {spec.replicas} replica(s)")
+        _say(f"guards: {' > '.join(spec.guards)}")
         listen(spec.host, spec.port, "port").close()
         listener = stack.enter_context(listen(spec.host, spec.metrics_port, "metrics_port"))
         cluster = RayCluster(spec, info, _folder(spec, stack))
@@ -103,7 +104,7 @@ class RayReplica:
         add_port = internals.add_port_to_grpc_server
         internals.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", LOOPBACK))
         replica_id = ray_serve.get_replica_context().replica_tag
-        self._replica = Replica(load_slot(spec, info), spec, replica_id, sends_request_id=False)
+        self._replica = Replica(load_slot(spec, info), spec, replica_id, in_ray=True)
 
     def __serve_build_asgi_app__(self) -> App:
         return self._replica.app

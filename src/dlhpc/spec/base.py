@@ -39,6 +39,8 @@ def canonical_json(value: Any) -> bytes:
 MAX_INT = 2**31 - 1
 """Larger counts are slips of the keyboard, and would overflow somewhere later."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,127}$"
+NETWORK_FORMAT = "ip-network"
+"""What JSON Schema is told of an IP network or address."""
 
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_INT, strict=True)]

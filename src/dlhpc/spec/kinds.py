@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from dlhpc.spec.base import MAX_INT, NAME_PATTERN, Spec
+from dlhpc.spec.base import MAX_INT, NAME_PATTERN, NETWORK_FORMAT, Spec
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,8 @@ def describe(schema: Mapping[str, Any], *, plural: bool = False) -> str:
             return f"a mapping of {describe(inner, plural=True)}" if isinstance(inner, Mapping) else "a mapping"
     if schema.get("format") == "path":
         return "paths" if plural else "a path"
+    if schema.get("format") == NETWORK_FORMAT:
+        return "networks or addresses" if plural else "a network such as 10.0.0.0/8, or an address"
     if schema.get("pattern") == NAME_PATTERN:
         return "a name of lower-case letters, digits, '.', '_' and '-'"
     noun = "texts" if plural else "a text"

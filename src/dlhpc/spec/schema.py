@@ -52,7 +52,8 @@ class _Schema:
             case Leaf():
                 return {key: value for key, value in kind.schema().items() if key != "format"}
             case Section(spec=spec):
-                return self._section(spec)
+                section = self._section(spec)
+                return section | {"type": ["object", "null"]} if kind.optional else section
             case Choice():
                 return self._choice(kind)
             case Items(item=item):

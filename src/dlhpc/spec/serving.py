@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from dlhpc.spec.base import NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+from dlhpc.spec.base import NETWORK_FORMAT, NonNegativeFloat, PositiveFloat, PositiveInt, Spec
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+
+
+def _network(text: str) -> str:
+    """A network or an address in its usual form."""
+    return str(ip_network(text, strict=False))
+
+
+Network = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string", "format": NETWORK_FORMAT})]
 
 
 class BatchingSpec(Spec):
@@ -43,6 +52,31 @@ class LimitsSpec(Spec):
     """Longest that a client may take to send a request's headers, in whole seconds; 408 after."""
 
 
+class RateSpec(Spec):
+    """A token bucket: so many requests at once, and after that so many a second."""
+
+    per_second: PositiveFloat
+    """Requests a second in the long run."""
+
+    burst: PositiveInt = 20
+    """Requests at once, after a pause that was long enough."""
+
+    @property
+    def window_s(self) -> float:
+        """Seconds in which an empty bucket becomes full."""
+        return self.burst / self.per_second
+
+
+class RateLimitsSpec(Spec):
+    """How often clients may ask, over all replicas; 429 with Retry-After above."""
+
+    per_client: RateSpec | None = None
+    """For each client, by its API key or else by its address; none when null."""
+
+    total: RateSpec | None = None
+    """For all clients together; none when null."""
+
+
 class ServingSpec(Spec):
     """One server: a model of the registry behind HTTP."""
 
@@ -70,11 +104,18 @@ class ServingSpec(Spec):
     gpus_per_replica: NonNegativeFloat = 0.0
     """Share of a GPU that each replica gets; 0 computes on the CPU."""
 
-    batching: BatchingSpec = BatchingSpec()
-    """How requests are joined into one forward pass."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Networks, such as 10.0.0.0/8, of proxies whose X-Forwarded-For is believed; a client's address is otherwise that
+    of who connects."""
 
     limits: LimitsSpec = LimitsSpec()
     """What a request may ask for."""
+
+    rate_limits: RateLimitsSpec = RateLimitsSpec()
+    """How often clients may ask."""
+
+    batching: BatchingSpec = BatchingSpec()
+    """How requests are joined into one forward pass."""
 
     drain_timeout_s: PositiveFloat = 30.0
     """Longest that a stop waits for requests which were already accepted."""
@@ -85,6 +126,17 @@ class ServingSpec(Spec):
     ray_dir: Path | None = None
     """Folder for Ray's session, sockets and logs, kept afterwards; a fresh temporary one, removed at the end, when
     absent. Its path must be short: the sockets inside may have 107 bytes."""
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """What a prediction passes on its way to the model, in this order; what is switched off is not among it."""
+        rates = self.rate_limits
+        switches = {
+            "admission": True,
+            "deadline": True,
+            "rate_limits": rates.per_client is not None or rates.total is not None,
+        }
+        return tuple(name for name, is_on in switches.items() if is_on)
 
     @property
     def url(self) -> str:

@@ -126,6 +126,7 @@ PROBLEMS: Final[dict[str, Kind]] = {
     "invalid_request": Kind(422, "The body is not a prediction request"),
     "bad_base64": Kind(422, "The image is not base64"),
     "bad_image": Kind(422, "The image cannot be read"),
+    "rate_limited": Kind(429, "There were too many requests"),
     "internal_error": Kind(500, "The server failed"),
     "prediction_failed": Kind(500, "The model failed on this input"),
     "overloaded": Kind(503, "The server has too much to do"),

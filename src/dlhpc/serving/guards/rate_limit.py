@@ -1,0 +1,142 @@
+"""Rate limits: how often one client, and all of them together, may ask.
+
+Token buckets, each kept as one number: the time at which it is full again (the generic cell rate algorithm of ATM
+networks, ITU-T I.371). `limits` and its like count in windows, read the clock themselves and bring threads along.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Literal
+
+from dlhpc.serving.exchange import Guard, Handler, Headers, Refusal, Reply, Request
+from dlhpc.serving.guards.client_address import client_address, networks
+from dlhpc.spec.serving import RateLimitsSpec, RateSpec
+
+MOST_KEYS: Final = 100_000
+"""Clients remembered at a time, in about 20 MB. The one that asked least recently is forgotten first."""
+Name = Literal["client", "total"]
+Observe = Callable[[Name], None]
+"""Told of every refusal, with the limit that made it."""
+_EVERYBODY: Final = ""
+
+
+class Buckets:
+    """Token buckets of one size, by key; the bucket of a key that was not seen lately is full."""
+
+    def __init__(self, per_second: float, burst: float, most_keys: int = MOST_KEYS) -> None:
+        """`per_second` tokens come into a bucket until there are `burst`, of which there must be room for one."""
+        self._interval = 1 / per_second
+        self._depth = max(burst, 1.0) * self._interval
+        self._most_keys = most_keys
+        self._full_at: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def wait(self, key: str, now: float) -> float:
+        """Seconds until there is a token; 0 when there is one."""
+        missing = max(self._full_at.get(key, now) - now, 0.0) + self._interval - self._depth
+        return missing if missing > 1e-9 * self._depth else 0.0
+
+    def take(self, key: str, now: float) -> None:
+        """Take a token, which must be there."""
+        self._full_at[key] = max(self._full_at.get(key, now), now) + self._interval
+        self._full_at.move_to_end(key)
+        self._forget(now)
+
+    def left(self, key: str, now: float) -> int:
+        """Whole tokens that are there."""
+        return int((self._depth - self.until_full(key, now)) / self._interval + 1e-6)
+
+    def until_full(self, key: str, now: float) -> float:
+        """Seconds until the bucket is as full as it can be."""
+        return max(self._full_at.get(key, now) - now, 0.0)
+
+    def _forget(self, now: float) -> None:
+        """Let go of buckets that are full, a few at a time, and of the oldest when there are too many."""
+        for _ in range(2):
+            oldest = next(iter(self._full_at))
+            if self._full_at[oldest] > now and len(self._full_at) <= self._most_keys:
+                return
+            del self._full_at[oldest]
+            if not self._full_at:
+                return
+
+
+class RateLimits:
+    """The limits of one replica, which are its share of the server's.
+
+    What one replica may grant, another may not, so that all together keep the limit: within any `t` seconds at most
+    `burst + per_second * t` requests pass, and at most `replicas - burst` more where there are more replicas than
+    `burst`, since each must be able to let one pass. A replica that is started anew has full buckets.
+    """
+
+    def __init__(self, spec: RateLimitsSpec, replicas: int, observe: Observe) -> None:
+        self._observe = observe
+        self._limits: list[tuple[Name, RateSpec, Buckets]] = []
+        named: tuple[tuple[Name, RateSpec | None], ...] = (("client", spec.per_client), ("total", spec.total))
+        for name, rate in named:
+            if rate is not None:
+                self._limits.append((name, rate, Buckets(rate.per_second / replicas, rate.burst / replicas)))
+        policies = [f'"{name}";q={rate.burst};w={_seconds(rate.window_s)}' for name, rate, _ in self._limits]
+        self._policy = (b"ratelimit-policy", ", ".join(policies).encode())
+
+    def enter(self, client: str, now: float) -> None:
+        """Count a request of a client, or raise the Refusal that tells it when to come again."""
+        waits = [(limit.wait(_key(name, client), now), name, rate) for name, rate, limit in self._limits]
+        wait, name, rate = max(waits, key=lambda each: each[0])
+        if wait > 0:
+            self._observe(name)
+            whose = "this client's requests are" if name == "client" else "the requests of all clients together are"
+            raise Refusal(
+                "rate_limited",
+                f"{whose} limited to {rate.per_second:g} a second, {rate.burst} at once: wait {wait:.3g} s",
+                headers=(*self.headers(client, now), (b"retry-after", b"%d" % _seconds(wait))),
+            )
+        for name, _, limit in self._limits:
+            limit.take(_key(name, client), now)
+
+    def headers(self, client: str, now: float) -> Headers:
+        """What a client is told with every answer (draft-ietf-httpapi-ratelimit-headers-10): the policies, then what
+        this replica has left of each and the seconds until it has all of it again."""
+        left = (
+            f'"{name}";r={limit.left(key, now)};t={_seconds(limit.until_full(key, now))}'
+            for name, _, limit in self._limits
+            for key in (_key(name, client),)
+        )
+        return self._policy, (b"ratelimit", ", ".join(left).encode())
+
+
+def rate_limit(
+    limits: RateLimits, trusted_proxies: tuple[str, ...], now: Callable[[], float] = time.monotonic
+) -> Guard:
+    """The guard that keeps these limits, by API key where a request has one, otherwise by the client's address."""
+    trusted = networks(trusted_proxies)
+
+    def wrap(handler: Handler) -> Handler:
+        async def limited(request: Request) -> Reply:
+            client = f"address {client_address(request.peer, request.header(b'x-forwarded-for'), trusted)}"
+            limits.enter(client, now())
+            try:
+                reply = await handler(request)
+            except Refusal as refusal:
+                refusal.headers += limits.headers(client, now())
+                raise
+            return reply.plus(limits.headers(client, now()))
+
+        return limited
+
+    return wrap
+
+
+def _key(name: Name, client: str) -> str:
+    return client if name == "client" else _EVERYBODY
+
+
+def _seconds(seconds: float) -> int:
+    """Whole seconds, as headers want them, after which it is certainly over."""
+    return max(math.ceil(seconds - 1e-6), 0)
