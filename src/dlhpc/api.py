@@ -18,7 +18,7 @@ from dlhpc.data.plan import Plan
 from dlhpc.data.sources import open_dataset
 from dlhpc.errors import ConfigError, DlhpcError, Interrupted, NotFoundError, UsageError
 from dlhpc.ports import Learner
-from dlhpc.registry import store
+from dlhpc.registry import exchange, store
 from dlhpc.registry.artifact import Artifact, new_artifact
 from dlhpc.registry.diff import Difference, diff
 from dlhpc.registry.events import Event, events
@@ -49,7 +49,7 @@ from dlhpc.training.run_folder import (
     write_run,
 )
 
-__all__ = ["Registry", "Trained", "evaluate", "load_run", "resolve", "train", "train_run"]
+__all__ = ["Registry", "Trained", "evaluate", "load_run", "open_store", "resolve", "train", "train_run"]
 
 LOG = logging.getLogger(__name__)
 
@@ -79,6 +79,11 @@ class Registry(store.Registry):
     def gc(self, *, grace_s: float = GRACE_S, dry_run: bool = False) -> Swept:
         """Remove what interrupted publications left and is older than `grace_s` seconds."""
         return sweep(self, grace_s=grace_s, dry_run=dry_run)
+
+
+def open_store(location: Path | str) -> exchange.Store:
+    """What keeps versions at a location, to copy them from and to (dlhpc.registry.exchange)."""
+    return exchange.open_store(location, load_backend)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dlhpc.errors import IntegrityError
 from dlhpc.files import fsync_folder, write_atomic
 from dlhpc.registry.folders import entries, make_folder
 from dlhpc.registry.manifest import sha256
+from dlhpc.registry.progress import Progress, quiet
 
 _RESTORE = "restore it from a backup, or publish the model again"
 
@@ -19,20 +20,27 @@ def content_path(root: Path, digest: str) -> Path:
     return root / f"sha256/{digest[:2]}/{digest}"
 
 
-def put(root: Path, content: bytes) -> str:
-    """Store bytes durably and return their digest. Bytes that are there already are checked, and mended if damaged."""
-    digest = sha256(content)
+def put(
+    root: Path, content: bytes, *, digest: str | None = None, what: str = "a file", progress: Progress = quiet
+) -> str:
+    """Store bytes durably and return their digest. Bytes that are there already are checked, and mended if damaged.
+
+    `digest` is theirs where it is known already; `what` they are is told to `progress`.
+    """
+    digest = digest or sha256(content)
     path = content_path(root, digest)
     make_folder(path.parent)
     if _read_or_none(path) == content:
         # Another process may have renamed it a moment ago without having reached its own fsync.
         fsync_folder(path.parent)
     else:
+        progress(f"writing {what}", 0, len(content))
         write_atomic(path, content)
+        progress(f"writing {what}", len(content), len(content))
     return digest
 
 
-def read(root: Path, digest: str, what: str, size: int | None = None) -> bytes:
+def read(root: Path, digest: str, what: str, size: int | None = None, progress: Progress = quiet) -> bytes:
     """The bytes of a digest, read once and hashed as read.
 
     `what` says what they should be. Raises IntegrityError, naming the file, when they are missing, unreadable, of the
@@ -44,7 +52,9 @@ def read(root: Path, digest: str, what: str, size: int | None = None) -> bytes:
             found = os.fstat(file.fileno()).st_size
             if size is not None and found != size:
                 raise IntegrityError(f"{path}: {found} bytes, expected {size}: {what} is damaged; {_RESTORE}")
+            progress(f"reading {what}", 0, found)
             content = file.read()
+            progress(f"reading {what}", found, found)
     except FileNotFoundError as error:
         raise IntegrityError(f"{path}: missing: it holds {what}; {_RESTORE}") from error
     except OSError as error:

@@ -13,6 +13,7 @@ from dlhpc.registry.artifact import Artifact, load_artifact
 from dlhpc.registry.folders import entries
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.manifest import FORMAT, Manifest, parse_manifest, sha256
+from dlhpc.registry.progress import Progress, quiet
 from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, VersionRecord
 from dlhpc.registry.records import numbers, record_path
 from dlhpc.registry.refs import NAME, AliasRef, DigestRef, LabelRef, NewestRef, check_name, parse_ref, short
@@ -62,11 +63,12 @@ class Reader:
         manifest_bytes, files = self.read(ref)
         return load_artifact(manifest_bytes, files, self.load_backend, ref)
 
-    def read(self, ref: str) -> tuple[bytes, dict[str, bytes]]:
+    def read(self, ref: str, *, progress: Progress = quiet) -> tuple[bytes, dict[str, bytes]]:
         """The verified bytes of a version: its manifest, and its files by name."""
         content, manifest = self._manifest(self.resolve(ref))
+        version = f"{ref} ({short(sha256(content))})"
         return content, {
-            name: blobs.read(self.blobs, entry.sha256, f"{name} of {ref} ({short(sha256(content))})", entry.size)
+            name: blobs.read(self.blobs, entry.sha256, f"{name} of {version}", entry.size, progress)
             for name, entry in manifest.files.items()
         }
 

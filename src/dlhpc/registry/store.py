@@ -18,7 +18,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,10 +29,12 @@ from dlhpc.ports import BackendLoader
 from dlhpc.registry import aliases, blobs, clock, labels, remarks, tagging
 from dlhpc.registry.artifact import Artifact
 from dlhpc.registry.folders import cannot_write, entries, make_folder
+from dlhpc.registry.label_index import Label
 from dlhpc.registry.leases import lease
-from dlhpc.registry.manifest import WEIGHTS_FILE, sha256
+from dlhpc.registry.manifest import WEIGHTS_FILE, Manifest, parse_manifest, sha256
+from dlhpc.registry.progress import Progress, quiet
 from dlhpc.registry.reader import MARKER, MARKER_FILE, Reader, Version
-from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, Stamp, TagRecord
+from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, Stamp, TagRecord, VersionRecord
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NAME, check_name
 from dlhpc.weights.file import to_bytes
@@ -52,7 +54,14 @@ class Registry(Reader):
         self._now = now
 
     def publish(
-        self, artifact: Artifact, name: str, *, alias: str | None = None, note: str = "", run: Path | str | None = None
+        self,
+        artifact: Artifact,
+        name: str,
+        *,
+        alias: str | None = None,
+        note: str = "",
+        run: Path | str | None = None,
+        progress: Progress = quiet,
     ) -> str:
         """Make an artifact the next version of `name`, and return its digest.
 
@@ -60,29 +69,59 @@ class Registry(Reader):
         `run`, the folder of the training run, is kept with a new label. Raises UsageError on a bad name,
         IntegrityError when the weights are not those of the manifest.
         """
+        files = {WEIGHTS_FILE: to_bytes(artifact.weights)}
+        folder = None if run is None else str(run)
+        label = self._publish(artifact.manifest_bytes, artifact.manifest, files, name, alias, note, folder, progress)
+        return label.manifest
+
+    def publish_bytes(
+        self,
+        manifest: bytes,
+        files: Mapping[str, bytes],
+        name: str,
+        *,
+        alias: str | None = None,
+        note: str = "",
+        run: str | None = None,
+        progress: Progress = quiet,
+    ) -> Version:
+        """As `publish`, with the manifest and the files as bytes; gives the label."""
+        parsed = parse_manifest(manifest, f"the manifest to publish as {name!r}")
+        label = self._publish(manifest, parsed, files, name, alias, note, run, progress)
+        return self._describe(name, [Label.of(label)])[0]
+
+    def _publish(
+        self,
+        manifest_bytes: bytes,
+        manifest: Manifest,
+        files: Mapping[str, bytes],
+        name: str,
+        alias: str | None,
+        note: str,
+        run: str | None,
+        progress: Progress,
+    ) -> VersionRecord:
         check_name(name)
         if alias is not None:
             check_name(alias, "alias")
         tagging.check_text(note, "note")
-        content = to_bytes(artifact.weights)
-        file = artifact.manifest.files[WEIGHTS_FILE].sha256
-        if sha256(content) != file:
-            raise IntegrityError("the artifact's weights were changed after it was made: make a new artifact of them")
-        used = [
-            self.root / MARKER_FILE,
-            blobs.content_path(self.blobs, file),
-            blobs.content_path(self.manifests, artifact.digest),
-            self.names_folder / name,
-        ]
+        if files.keys() != manifest.files.keys():
+            raise IntegrityError(f"files {sorted(files)} came with a manifest that names {sorted(manifest.files)}")
+        for file, entry in manifest.files.items():
+            if sha256(files[file]) != entry.sha256:
+                raise IntegrityError(f"{file} was changed after it was made: make a new artifact of it")
+        digest = sha256(manifest_bytes)
+        used = [blobs.content_path(self.blobs, entry.sha256) for entry in manifest.files.values()]
+        used += [self.root / MARKER_FILE, blobs.content_path(self.manifests, digest), self.names_folder / name]
         with self._writing(*used):
             self._create()
-            blobs.put(self.blobs, content)
-            digest = blobs.put(self.manifests, artifact.manifest_bytes)
-            folder = None if run is None else str(run)
-            label = labels.commit(self.versions(name), name, digest, folder, self._stamp)
+            for file, entry in manifest.files.items():
+                blobs.put(self.blobs, files[file], digest=entry.sha256, what=file, progress=progress)
+            blobs.put(self.manifests, manifest_bytes, digest=digest)
+            label = labels.commit(self.versions(name), name, digest, run, self._stamp)
             if alias is not None:
                 aliases.move(self.aliases(name), alias, label, note, self._stamp)
-        return digest
+        return label
 
     def set_alias(self, name: str, alias: str, ref: str, *, note: str = "") -> AliasRecord:
         """Let `name`@`alias` stand for a version of that name; `note` says why. Returns the (last) move."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dlhpc.cli.registry.comparing import diff, search
+from dlhpc.cli.registry.exchanging import pull, push
 from dlhpc.cli.registry.naming import alias, history, note, tag
 from dlhpc.cli.registry.options import REFERENCES
 from dlhpc.cli.registry.reading import get, list_command, show
@@ -19,7 +20,7 @@ Examples:
   dlhpc registry list
   dlhpc registry alias digits-mlp production digits-mlp:3
   dlhpc registry search 'accuracy>=0.98' tag.stage=gold""",
-    commands=[list_command, show, search, diff, get, alias, tag, note, history, verify, gc],
+    commands=[list_command, show, search, diff, get, alias, tag, note, history, verify, gc, push, pull],
 )
 def command() -> None:
     """List, find, compare, copy, name, tag and verify published models."""
