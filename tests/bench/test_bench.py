@@ -44,6 +44,11 @@ def test_all_suites_measure_every_backend(tmp_path: Path) -> None:
     rows = {(row["backend"], row["optimizer"], row["implementation"]) for row in found["optimizers"]}
     assert {("torch", "adamw", "torch fused"), ("flax", "adan", "optax"), ("torch", "sophia", "dlhpc")} <= rows
     assert {row["bytes_per_element"] for row in found["optimizers"] if row["optimizer"] == "lion"} == {20}
+    assert ("torch", "lion", optimizers.DISPATCH) in rows
+    assert {row["temporary_bytes_per_element"] is None for row in found["optimizers"] if row["backend"] == "torch"} == {
+        True
+    }
+    assert any(row["temporary_bytes_per_element"] is not None for row in found["optimizers"])
     assert all(row["over_limit"] > 0 for row in found["optimizers"])
     assert {row["times_ours"] for row in found["optimizers"] if row["implementation"] == "dlhpc"} == {1.0}
     saved = json.loads((tmp_path / "loop.json").read_text())

@@ -86,6 +86,25 @@ def test_a_parameter_with_strange_strides_moves_too() -> None:
     assert torch.equal(plain, strange)
 
 
+@pytest.mark.parametrize("change", ["transposed in place", "new memory", "slot transposed", "slot of another format"])
+def test_what_was_seen_of_a_parameter_is_forgotten_when_it_changes(change: str) -> None:
+    x, reference = parameter(30, 30), parameter(30, 30)
+    mine, plain = build([x], LionSpec(), lr=0.01), build([reference], LionSpec(), lr=0.01, execution="eager")
+    for optimizer, moved in ((mine, x), (plain, reference)):
+        advance(optimizer, 0, 2)
+        match change:
+            case "transposed in place":
+                moved.data = moved.data.T
+            case "new memory":
+                moved.data = moved.data.clone()
+            case "slot transposed":
+                optimizer.state[moved]["m"] = optimizer.state[moved]["m"].T
+            case _:
+                optimizer.state[moved]["m"] = optimizer.state[moved]["m"].float()
+        advance(optimizer, 2, 4)
+    assert torch.equal(x, reference)
+
+
 def test_groups_scale_the_rate_and_choose_the_decay() -> None:
     free, slow, frozen, plain = (parameter(4) for _ in range(4))
     groups: list[dict[str, Any]] = [

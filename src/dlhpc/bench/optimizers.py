@@ -2,7 +2,8 @@
 
 The limit is the time that a plain copy needs to move as many bytes as the rule must (each of x, g and the slots read
 once, x and the slots written once). Rounds alternate between the copy and all implementations of a rule; ratios are
-medians of ratios within a round.
+medians of ratios within a round. Where there are many parameters, `dlhpc, dispatch alone` is the same step over one
+element of each: what handing over so many buffers costs before any of them is touched.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ WORKLOADS: dict[str, list[int]] = {
 }
 """Elements of each float32 parameter."""
 
+DISPATCH = "dlhpc, dispatch alone"
+
 Step = Callable[[], None]
 """One update of all parameters, waited for."""
 
@@ -50,6 +53,8 @@ class OptimizerResult:
     """Time over the time of copying as many bytes."""
     times_ours: float
     """Time over that of this system's implementation."""
+    temporary_bytes_per_element: float | None
+    """Memory that the compiled program takes besides its arguments and results; None where nothing tells."""
 
 
 def measure(
@@ -71,6 +76,8 @@ def _compare(backend: Backend, workload: str, spec: OptimizerSpec, rounds: int) 
     sizes = WORKLOADS[workload]
     contenders: Any = importlib.import_module(f"dlhpc.bench.{backend}_contenders")
     steps: dict[str, Step] = contenders.steps(spec, sizes)
+    if len(sizes) > 1:
+        steps[DISPATCH] = contenders.steps(spec, [1] * len(sizes))["dlhpc"]
     copy, copied = contenders.copy(sum(sizes))
     needed = _bytes_per_element(spec)
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -91,9 +98,15 @@ def _compare(backend: Backend, workload: str, spec: OptimizerSpec, rounds: int) 
             needed,
             _median_ratio(seconds, limits),
             _median_ratio(seconds, times["dlhpc"]),
+            None if name == DISPATCH else _temporary(contenders, steps[name], sum(sizes)),
         )
     del steps, copy
     gc.collect()
+
+
+def _temporary(contenders: Any, step: Step, elements: int) -> float | None:
+    taken: int | None = contenders.temporary_bytes(step)
+    return None if taken is None else round(taken / elements, 2)
 
 
 def _bytes_per_element(spec: OptimizerSpec) -> int:

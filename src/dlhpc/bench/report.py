@@ -46,5 +46,5 @@ def _section(content: dict[str, Any]) -> str:
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     head = list(rows[0])
-    body = ["| " + " | ".join(str(row[key]) for key in head) + " |" for row in rows]
+    body = ["| " + " | ".join("" if row[key] is None else str(row[key]) for key in head) + " |" for row in rows]
     return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *body]

@@ -69,6 +69,16 @@ def _waited(optimizer: Any) -> Step:
     return step
 
 
+def temporary_bytes(step: Step) -> int | None:
+    """Nothing tells, but on an accelerator: there the most that was allocated during a step."""
+    if not torch.cuda.is_available():
+        return None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def copy(elements: int) -> tuple[Step, int]:
     """A copy of so many float32, and the bytes that it reads and writes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"

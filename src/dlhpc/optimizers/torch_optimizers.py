@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import is_
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -28,9 +29,11 @@ BLOCK = 1 << 18
 
 Execution = Literal["auto", "compiled", "eager"]
 
-
 _Update = tuple[Tensor, Tensor, list[Tensor], Coefficients]
 """One parameter's work: x, g and slots, arrays of this process and of one shape, and the rule's numbers."""
+
+_Dense = tuple[Tensor, int, list[Tensor]]
+"""A parameter that machine code can move, its address, and its slots."""
 
 PLAIN = (torch.nn.Parameter, Tensor)
 """Types of tensors that are wholly on this process."""
@@ -53,6 +56,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._kernels: dict[torch.dtype, native.Kernel | None] = {}
         self._compiled = CompiledLists(self.bound)
         self._estimates: dict[Tensor, Tensor] = {}
+        self._dense: dict[int, _Dense] = {}
         super().__init__(params, {"lr": lr, "lr_scale": 1.0, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -141,14 +145,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         dense: dict[torch.dtype, list[_Update]] = {torch.float32: [], torch.float64: []}
         lists: dict[torch.device, list[_Update]] = {}
         for update in self._updates():
-            x, g = update[:2]
+            x, g, slots, _ = update
             if g.is_sparse:
                 raise ValueError("sparse gradients are not supported: use dense ones (nn.Embedding(..., sparse=False))")
-            on_cpu = x.is_cpu
-            if self._execution == "compiled" or (self._execution == "auto" and not on_cpu):
+            if self._execution == "auto" and self._is_dense(x, g, slots):
+                dense[g.dtype].append(update)
+            elif self._execution == "compiled" or (self._execution == "auto" and not x.is_cpu):
                 lists.setdefault(x.device, []).append(update)
-            elif self._execution == "auto" and _is_dense(update):
-                dense[x.dtype].append(update)
             else:
                 self._move_eagerly(update)
         for dtype, updates in dense.items():
@@ -156,6 +159,22 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self._move_natively(dtype, updates)
         for updates in lists.values():
             self._compiled(updates)
+
+    def _is_dense(self, x: Tensor, g: Tensor, slots: list[Tensor]) -> bool:
+        """Whether machine code can walk through the arrays side by side.
+
+        Asking each of them takes longer than moving a small one: so the verdict on a parameter and its slots stands as
+        long as they are the same tensors, the parameter in the same place.
+        """
+        if not (x.is_contiguous() and g.is_contiguous()):
+            return False
+        seen = self._dense.get(id(x))
+        if seen is None or seen[0] is not x or seen[1] != x.data_ptr() or not all(map(is_, seen[2], slots)):
+            if not _are_dense(x, slots):
+                return False
+            if type(x) is torch.nn.Parameter:  # others may be made anew for every step
+                self._dense[id(x)] = x, x.data_ptr(), slots
+        return g.dtype is x.dtype
 
     def _move_natively(self, dtype: torch.dtype, updates: list[_Update]) -> None:
         if dtype not in self._kernels:
@@ -231,15 +250,12 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor if to_local is None else to_local()
 
 
-def _is_dense(update: _Update) -> bool:
-    """Whether machine code can walk through the arrays side by side."""
-    x, g, slots, _ = update
+def _are_dense(x: Tensor, slots: list[Tensor]) -> bool:
+    """Whether they are on the CPU, contiguous, and of one format that machine code is made for."""
     dtype = x.dtype
-    if (dtype is not torch.float32 and dtype is not torch.float64) or g.dtype is not dtype:
+    if not x.is_cpu or (dtype is not torch.float32 and dtype is not torch.float64):
         return False
-    if not (x.is_contiguous() and g.is_contiguous()):
-        return False
-    return all(slot.dtype is dtype and slot.is_contiguous() for slot in slots)
+    return all(slot.dtype is dtype and slot.is_cpu and slot.is_contiguous() for slot in slots)
 
 
 def _blocks(update: _Update) -> Iterator[tuple[Tensor, ...]]:
