@@ -18,6 +18,7 @@ import pytest
 from dlhpc import api
 from dlhpc.data.sources import open_dataset
 from dlhpc.errors import ConfigError, IntegrityError, Interrupted, NotFoundError, TrainingError, UsageError
+from dlhpc.registry import signing
 from dlhpc.spec.run import RunSpec
 from dlhpc.training.checkpoint import find_last, read_checkpoint
 from dlhpc.training.events import Finished, Stepped, Stop, wants
@@ -323,3 +324,19 @@ def test_the_weights_do_not_depend_on_the_folder_they_are_trained_in(
     again = api.train(load(backend))
     assert again.manifest.files == trained.artifact.manifest.files
     assert hashlib.sha256(end_state(the_run())).digest() == hashlib.sha256(end_state(trained.folder or Path())).digest()
+
+
+def test_what_is_published_is_signed_before_its_alias_stands_for_it() -> None:
+    private, public = Path("release.pem"), Path("release.pub")
+    contents = signing.generate(None)
+    private.touch(0o600)
+    private.write_bytes(contents[0])
+    public.write_bytes(contents[1])
+    short = ("training.num_epochs=1", "registry.alias=production", "registry.sign_with=release.pem")
+    with pytest.raises(NotFoundError, match="expected a private key"):
+        api.train(load("flax", *short, "registry.sign_with=none.pem"))
+    assert not Path("runs").exists()  # before a step was made
+    trained = api.train(load("flax", *short))
+    registry = api.Registry()
+    assert registry.get("digits-mlp@production", require_signature=[public]).digest == trained.digest
+    assert [event.kind for event in registry.events("digits-mlp")] == ["published", "signature", "alias"]

@@ -25,6 +25,7 @@ from dlhpc.registry.events import Event, events
 from dlhpc.registry.gc import GRACE_S, Swept, sweep
 from dlhpc.registry.lineage import Lineage, lineage
 from dlhpc.registry.search import Match, search
+from dlhpc.registry.signing import read_private_key
 from dlhpc.spec.data import DataSpec
 from dlhpc.spec.load import load_run, merge
 from dlhpc.spec.run import RunSpec
@@ -118,6 +119,8 @@ def train_run(run: RunSpec, *, callbacks: Sequence[Callback] = (), resume: Path 
             NotFoundError
         ):  # it is made when there is none; a damaged one shows now, not after the last epoch
             Registry(run.registry.path).check_format()
+        if run.registry.sign_with is not None:
+            read_private_key(run.registry.sign_with)
     learner = load_backend(run.backend).learner(run)
     with ExitStack() as stack:
         stack.callback(learner.close)
@@ -156,13 +159,15 @@ def evaluate(
     backend: str | None = None,
     batch_size: int = 256,
     progress: Progress = lambda done, total: None,
+    require_signature: Sequence[Path | str] = (),
 ) -> EvaluationReport:
     """Measure a published version on the test part of the data it was trained on, or of other `data`.
 
-    The artifact is verified and predicts in the framework that trained it, or in `backend`. Nothing else in dlhpc
+    The artifact is verified (`require_signature`: see Registry.get) and predicts in the framework that trained it, or
+    in `backend`. Nothing else in dlhpc
     reads the test part. Raises DataError when the data's images or classes are not the model's.
     """
-    artifact = Registry(registry).get(ref)
+    artifact = Registry(registry).get(ref, require_signature=require_signature)
     run = artifact.manifest.run
     dataset = open_dataset(data or run.data, run.model)
     shape = run.model.input_shape
@@ -302,7 +307,13 @@ def _publish(run: RunSpec, artifact: Artifact, folder: Path) -> dict[str, Any]:
     name = run.registry.name or run.resolved_name
     registry = Registry(run.registry.path)
     try:
-        digest = registry.publish(artifact, name, alias=run.registry.alias, run=folder)
+        if run.registry.sign_with is None:
+            digest = registry.publish(artifact, name, alias=run.registry.alias, run=folder)
+        else:  # an alias stands for what is signed already: a server that wants signatures may follow it
+            digest = registry.publish(artifact, name, run=folder)
+            registry.sign(f"sha256:{digest}", run.registry.sign_with)
+            if run.registry.alias is not None:
+                registry.set_alias(name, run.registry.alias, f"sha256:{digest}")
     except (DlhpcError, OSError):
         LOG.error("the run is complete, but its model was not published; to try again: dlhpc train --resume %s", folder)
         raise

@@ -13,13 +13,16 @@ from dlhpc.registry.events import events
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 from tests.registry.samples import sample
+from tests.registry.test_signing import generated
 
 FLIPS = 500
 
 
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory):
-    registry = Registry(tmp_path_factory.mktemp("store") / "registry", load_backend)
+    folder = tmp_path_factory.mktemp("store")
+    registry = Registry(folder / "registry", load_backend)
+    key, _ = generated(folder)
     registry.publish(sample(0), "pets")
     registry.publish(sample(1), "pets", alias="production")
     registry.set_alias("pets", "canary", "pets:1")
@@ -27,6 +30,7 @@ def intact(tmp_path_factory):
         registry.tag(ref, "stage", "gold", note=ref)
         registry.tag(ref, "owner", "us")
         registry.note(ref, f"about {ref}")
+        registry.sign(ref, key)
     return registry.root
 
 
@@ -49,9 +53,13 @@ def files_of(store):
 
 
 def remarks_of(store, seed):
-    """What `tags` and `notes` of a version depend on."""
+    """What `tags`, `notes` and `signatures` of a version depend on."""
     folder = content_path(store.annotations, sample(seed).digest)
-    return {"tag": folder / "tags" / "2.json", "note": folder / "notes" / "1.json"}
+    return {
+        "tag": folder / "tags" / "2.json",
+        "note": folder / "notes" / "1.json",
+        "signature": folder / "signatures" / "1.json",
+    }
 
 
 def others_of(store):
@@ -67,7 +75,11 @@ def others_of(store):
 
 
 FILES = ["marker", "move", "label", "manifest", "weights"]
-REMARKS = {"tag": lambda store: store.tags("pets:2"), "note": lambda store: store.notes("pets:2")}
+REMARKS = {
+    "tag": lambda store: store.tags("pets:2"),
+    "note": lambda store: store.notes("pets:2"),
+    "signature": lambda store: store.signatures("pets:2"),
+}
 DAMAGES = {
     "emptied": lambda content: b"",
     "halved": lambda content: content[: len(content) // 2],
@@ -87,7 +99,7 @@ def refused(store, path, read=lambda store: store.get("pets@production")):
 
 
 def test_flipped_bits(store):
-    """Of all bytes that a version, its alias, its tags and its notes are made of, each as likely as any other."""
+    """Of all bytes that a version, its alias, tags, notes and signatures are made of, each as likely as any other."""
     readers = [(path, lambda: store.get("pets@production")) for path in files_of(store).values()]
     readers += [(path, lambda which=which: REMARKS[which](store)) for which, path in remarks_of(store, 1).items()]
     bytes_of = [(path, position, read) for path, read in readers for position in range(path.stat().st_size)]
@@ -115,7 +127,7 @@ def test_damage(store, which, damage):
 
 
 @pytest.mark.parametrize("which", REMARKS)
-def test_damaged_tags_and_notes(store, which):
+def test_damaged_remarks(store, which):
     path, other = remarks_of(store, 1)[which], remarks_of(store, 0)[which]
     content = path.read_bytes()
     for damaged in (*(damage(content) for damage in DAMAGES.values()), other.read_bytes()):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from dlhpc.cli.output import console, print_json, table
+from dlhpc.cli.registry.options import require_signature
 from dlhpc.errors import DlhpcError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ when the accuracy is under --fail-under, 3 when the version is damaged."""
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False),
               help="Folder for report.json and evaluation.png (confusion and reliability).")  # fmt: skip
 @click.option("--fail-under", type=click.FloatRange(0.0, 1.0), metavar="ACC", help="Fail when the accuracy is lower.")
+@require_signature
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     ref: str,
@@ -55,6 +57,7 @@ def command(
     batch_size: int,
     out: Path | None,
     fail_under: float | None,
+    keys: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Measure the published version REF on the test part of its data.
@@ -81,6 +84,7 @@ def command(
             backend=backend,
             batch_size=batch_size,
             progress=progress,
+            require_signature=keys,
         )
     facts = {"ref": ref, "digest": digest, "backend": backend or run.backend, "part": part}
     everything = {**facts, "data": data.model_dump(mode="json"), **report.canonical()}

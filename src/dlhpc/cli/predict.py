@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from dlhpc.cli.registry.options import require_signature
 from dlhpc.errors import DataError, DlhpcError, NotFoundError, UsageError
 
 BATCH = 64
@@ -53,6 +54,7 @@ others still are), 4 without such a model or file."""
 @click.option(
     "--backend", type=click.Choice(["flax", "torch"]), help="Framework to compute in; the trainer's if absent."
 )
+@require_signature
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.csv", help="Write a CSV file.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -62,6 +64,7 @@ def command(
     url: str | None,
     root: Path,
     backend: str | None,
+    keys: tuple[Path, ...],
     out: Path | None,
     quiet: bool,
     as_json: bool,
@@ -70,10 +73,10 @@ def command(
 
     Computes with a model from the registry, or asks a server when --url is given.
     """
-    if url is not None and (ref is not None or backend is not None):
-        raise UsageError("--url asks the server's own model: leave out --model and --backend")
+    if url is not None and (ref is not None or backend is not None or keys):
+        raise UsageError("--url asks the server's own model: leave out --model, --backend and --require-signature")
     paths = list(_images(files))
-    answers = _ask(url, paths) if url is not None else _compute(ref, root, backend, paths)
+    answers = _ask(url, paths) if url is not None else _compute(ref, root, backend, keys, paths)
     predictions = list(_shown(answers, len(paths), quiet))
     _write(predictions, out, as_json)
     failed = sum(prediction.error is not None for prediction in predictions)
@@ -109,14 +112,16 @@ def _ask(url: str, paths: list[Path]) -> Iterator[Prediction]:
                 yield Prediction(str(path), reply.label, reply.probabilities[reply.label], reply.model, None)
 
 
-def _compute(ref: str | None, root: Path, backend: str | None, paths: list[Path]) -> Iterator[Prediction]:
+def _compute(
+    ref: str | None, root: Path, backend: str | None, keys: tuple[Path, ...], paths: list[Path]
+) -> Iterator[Prediction]:
     import numpy as np
 
     from dlhpc import api
     from dlhpc.data.decode import decode_image
 
     registry = api.Registry(root)
-    artifact = registry.get(ref or registry.newest().ref)
+    artifact = registry.get(ref or registry.newest().ref, require_signature=keys)
     names = registry.labels(artifact.digest)
     model = names[-1].ref if names else f"sha256:{artifact.digest}"
     predictor, shape = artifact.predictor(backend), artifact.manifest.run.model.input_shape

@@ -13,11 +13,11 @@ from typing import Literal
 from dlhpc.registry import aliases, blobs, labels, remarks
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.reader import Reader
-from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, TagRecord
+from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, SignatureRecord, TagRecord
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NewestRef, parse_ref
 
-Kind = Literal["published", "alias", "tag", "untag", "note"]
+Kind = Literal["published", "alias", "tag", "untag", "note", "signature"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Event:
     ref: str
     """`name:number` of that version, under the name that it happened to."""
     what: str
-    """The alias or tag; the run's folder of a publication; empty for notes."""
+    """The alias or tag; the run's folder of a publication; the key of a signature; empty for notes."""
     before: str | None
     """Where the alias stood (`name:number`), or the tag's value."""
     after: str | None
@@ -108,3 +108,7 @@ def _remarks(registry: Reader, digest: str, ref: str) -> Iterator[Event]:
         )
     for note in remarks.ledger(registry.annotations, digest, NoteRecord).all():
         yield Event(note.sequence or 0, note.at, note.by, "note", digest, ref, "", None, None, note.text)
+    for signed in remarks.ledger(registry.annotations, digest, SignatureRecord).all():
+        yield Event(
+            signed.sequence or 0, signed.at, signed.by, "signature", digest, ref, signed.key, None, None, signed.note
+        )

@@ -104,6 +104,11 @@ class Manifest(Spec):
         return canonical_json(self.canonical())
 
     @property
+    def digests(self) -> dict[str, str]:
+        """sha256 of each file by name."""
+        return {name: entry.sha256 for name, entry in self.files.items()}
+
+    @property
     def size(self) -> int:
         """Bytes of all files together."""
         return sum(entry.size for entry in self.files.values())

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dlhpc.errors import IntegrityError
 from dlhpc.ports import BackendLoader
-from dlhpc.registry import absent, aliases, blobs, labels, remarks, tagging
+from dlhpc.registry import absent, aliases, blobs, labels, remarks, signatures, tagging
 from dlhpc.registry.artifact import Artifact, load_artifact
 from dlhpc.registry.folders import entries
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.manifest import FORMAT, Manifest, parse_manifest, sha256
 from dlhpc.registry.progress import Progress, quiet
-from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, VersionRecord
+from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, SignatureRecord, VersionRecord
 from dlhpc.registry.records import numbers, record_path
 from dlhpc.registry.refs import NAME, AliasRef, DigestRef, LabelRef, NewestRef, check_name, parse_ref, short
 from dlhpc.spec.base import canonical_json
@@ -54,19 +55,24 @@ class Reader:
         self.names_folder = self.root / "names"
         self.annotations = self.root / "annotations"
 
-    def get(self, ref: str) -> Artifact:
+    def get(self, ref: str, *, require_signature: Sequence[Path | str] = ()) -> Artifact:
         """The artifact of a reference, verified: the bytes that were hashed are the bytes that are deserialised.
 
-        Raises UsageError on a malformed reference, NotFoundError when there is no such version, and IntegrityError,
-        naming the file, when any byte is not as published.
+        `require_signature` are files with public keys: one of these keys has to have signed the version. Raises
+        UsageError on a malformed reference, NotFoundError when there is no such version, and IntegrityError, naming
+        the file, when any byte is not as published.
         """
-        manifest_bytes, files = self.read(ref)
+        manifest_bytes, files = self.read(ref, require_signature=require_signature)
         return load_artifact(manifest_bytes, files, self.load_backend, ref)
 
-    def read(self, ref: str, *, progress: Progress = quiet) -> tuple[bytes, dict[str, bytes]]:
+    def read(
+        self, ref: str, *, require_signature: Sequence[Path | str] = (), progress: Progress = quiet
+    ) -> tuple[bytes, dict[str, bytes]]:
         """The verified bytes of a version: its manifest, and its files by name."""
         content, manifest = self._manifest(self.resolve(ref))
         version = f"{ref} ({short(sha256(content))})"
+        if require_signature:
+            signatures.require(self.annotations, sha256(content), manifest.digests, ref, require_signature)
         return content, {
             name: blobs.read(self.blobs, entry.sha256, f"{name} of {version}", entry.size, progress)
             for name, entry in manifest.files.items()
@@ -148,6 +154,10 @@ class Reader:
     def notes(self, ref: str) -> tuple[NoteRecord, ...]:
         """The notes on a version, oldest first."""
         return remarks.ledger(self.annotations, self.resolve(ref), NoteRecord).all()
+
+    def signatures(self, ref: str) -> tuple[SignatureRecord, ...]:
+        """The signatures of a version, oldest first, unchecked: `require_signature` checks them against a key."""
+        return remarks.ledger(self.annotations, self.resolve(ref), SignatureRecord).all()
 
     def versions(self, name: str) -> Path:
         """Folder of a name's labels."""

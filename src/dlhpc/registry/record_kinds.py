@@ -16,6 +16,7 @@ RECORD_FORMAT: Final = 2
 
 TagKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 Text = Annotated[str, Field(max_length=65536)]
+Base64 = Annotated[str, Field(pattern=r"^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$")]
 
 
 class Stamp(NamedTuple):
@@ -146,3 +147,36 @@ class NoteRecord(RemarkRecord):
     kind: Literal["note"] = "note"
     text: Annotated[str, Field(min_length=1, max_length=65536)]
     """The note."""
+
+
+class EnvelopeSignature(Spec):
+    """One signature of an envelope."""
+
+    keyid: Sha256
+    """Id of the key that made it."""
+    sig: Base64
+    """The signature itself."""
+
+
+class Envelope(Spec):
+    """A signed statement (DSSE: dead simple signing envelope)."""
+
+    payload: Base64
+    """The statement: statements.py."""
+    payload_type: Literal["application/vnd.in-toto+json"]
+    """What the payload is; signed with it."""
+    signatures: Annotated[tuple[EnvelopeSignature, ...], Field(min_length=1, max_length=1)]
+    """By one key; each key's signature is a record of its own."""
+
+
+class SignatureRecord(RemarkRecord):
+    """A signature of a version."""
+
+    folder = "signatures"
+    kind: Literal["signature"] = "signature"
+    key: Sha256
+    """Id of the key: sha256 of its public half as PEM."""
+    envelope: Envelope
+    """What was signed, and the signature."""
+    note: Text
+    """Why, in the signer's words."""

@@ -14,11 +14,11 @@ from typing import Final, TypeVar
 
 from dlhpc.registry import blobs
 from dlhpc.registry.ledger import Ledger
-from dlhpc.registry.record_kinds import NoteRecord, RemarkRecord, TagRecord
+from dlhpc.registry.record_kinds import NoteRecord, RemarkRecord, SignatureRecord, TagRecord
 
 A = TypeVar("A", bound=RemarkRecord)
 
-KINDS: Final[tuple[type[RemarkRecord], ...]] = (TagRecord, NoteRecord)
+KINDS: Final[tuple[type[RemarkRecord], ...]] = (TagRecord, NoteRecord, SignatureRecord)
 
 
 def ledger(root: Path, digest: str, kind: type[A]) -> Ledger[A]:

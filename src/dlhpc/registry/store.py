@@ -26,7 +26,7 @@ from pathlib import Path
 from dlhpc.errors import ConflictError, IntegrityError, NotFoundError, UsageError
 from dlhpc.files import write_atomic
 from dlhpc.ports import BackendLoader
-from dlhpc.registry import aliases, blobs, clock, labels, remarks, tagging
+from dlhpc.registry import aliases, blobs, clock, labels, remarks, signatures, signing, tagging
 from dlhpc.registry.artifact import Artifact
 from dlhpc.registry.folders import cannot_write, entries, make_folder
 from dlhpc.registry.label_index import Label
@@ -34,7 +34,7 @@ from dlhpc.registry.leases import lease
 from dlhpc.registry.manifest import WEIGHTS_FILE, Manifest, parse_manifest, sha256
 from dlhpc.registry.progress import Progress, quiet
 from dlhpc.registry.reader import MARKER, MARKER_FILE, Reader, Version
-from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, Stamp, TagRecord, VersionRecord
+from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, SignatureRecord, Stamp, TagRecord, VersionRecord
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NAME, check_name
 from dlhpc.weights.file import to_bytes
@@ -161,6 +161,20 @@ class Registry(Reader):
         digest = self._published(ref)
         with self._writing(blobs.content_path(self.annotations, digest)):
             return tagging.add_note(self.annotations, digest, text, self._stamp)
+
+    def sign(self, ref: str, key: Path | str, *, passphrase: str | None = None, note: str = "") -> SignatureRecord:
+        """Sign a version, under all its names, with the private key in a PEM file; `note` says why.
+
+        The version is read and verified first. A key that signed it already gives that signature again. An encrypted
+        key's passphrase is `passphrase`, or that of the environment (DLHPC_KEY_PASSPHRASE).
+        """
+        tagging.check_text(note, "note")
+        opened = signing.read_private_key(key, passphrase)
+        digest = self._published(ref)
+        self.read(f"sha256:{digest}")
+        files = self.manifest_of(digest).digests
+        with self._writing(blobs.content_path(self.annotations, digest)):
+            return signatures.add(self.annotations, digest, files, opened, note, self._stamp)
 
     def _tag(self, digest: str, key: str, value: str | None, note: str) -> TagRecord | None:
         tagging.check_text(note, "note")

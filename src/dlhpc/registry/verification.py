@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from dlhpc.errors import DlhpcError, IntegrityError
-from dlhpc.registry import aliases, blobs, label_index, labels, remarks
+from dlhpc.registry import aliases, blobs, label_index, labels, remarks, signatures
 from dlhpc.registry.artifact import load_artifact
 from dlhpc.registry.folders import entries
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.reader import Reader
+from dlhpc.registry.record_kinds import SignatureRecord
 from dlhpc.registry.records import numbers, record_path
 from dlhpc.registry.refs import NAME, short
 
@@ -30,6 +32,8 @@ class Verification:
     """Entries of alias histories."""
     remarks: int = 0
     """Changes of tags, notes, and whatever else was said about versions."""
+    signed: int = 0
+    """Labels whose version one of the required keys signed."""
     bytes: int = 0
     """Of all blobs."""
     unused: int = 0
@@ -45,8 +49,15 @@ class Verification:
             self.problems.append(str(error))
 
 
-def verify(registry: Reader, progress: Callable[[str], None] = lambda _: None) -> Verification:
+def verify(
+    registry: Reader,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    require_signature: Sequence[Path | str] = (),
+) -> Verification:
     """Read everything. `progress` is told the name of each thing before it is read.
+
+    One of the keys in `require_signature` (files with public keys) has to have signed each version that has a label.
 
     Raises NotFoundError when there is no registry; damage is not raised but listed in `problems`.
     """
@@ -61,6 +72,7 @@ def verify(registry: Reader, progress: Callable[[str], None] = lambda _: None) -
     for name in _listing(found, lambda: entries(registry.names_folder, NAME)):
         progress(name)
         _check_name(registry, name, set(manifests), found)
+        _check_signed(registry, name, require_signature, found)
     for digest in _listing(found, lambda: blobs.digests(registry.annotations)):
         _check_remarks(registry, digest, set(manifests), used, found)
     stored = _listing(found, lambda: blobs.digests(registry.blobs))
@@ -121,10 +133,31 @@ def _check_remarks(registry: Reader, digest: str, manifests: set[str], used: set
         with found.telling():
             records = remarks.ledger(registry.annotations, digest, kind).all()
             found.remarks += len(records)
+            for record in records:
+                if isinstance(record, SignatureRecord):
+                    _check_signature(registry, record, found)
             for blob in {blob for record in records for blob in record.needed_blobs}:
                 used.add(blob)
                 with found.telling():
                     blobs.read(registry.blobs, blob, f"one of {kind.place_of(digest)}")
+
+
+def _check_signed(registry: Reader, name: str, keys: Sequence[Path | str], found: Verification) -> None:
+    for number in _listing(found, lambda: numbers(registry.versions(name))) if keys else ():
+        with found.telling():
+            digest = labels.label(registry.versions(name), name, number).manifest
+            files = registry.manifest_of(digest).digests
+            signatures.require(registry.annotations, digest, files, f"{name}:{number}", keys)
+            found.signed += 1
+
+
+def _check_signature(registry: Reader, record: SignatureRecord, found: Verification) -> None:
+    """Whether a signature is of the version that it lies beside; whose it is, only a key can tell."""
+    with found.telling():
+        fault = signatures.check(record, record.version, registry.manifest_of(record.version).digests)
+        if fault is not None:
+            folder = remarks.ledger(registry.annotations, record.version, SignatureRecord).folder
+            raise IntegrityError(f"{record_path(folder, record.number)}: the signature {fault}")
 
 
 def _listing(found: Verification, read: Callable[[], Iterable[T]]) -> list[T]:

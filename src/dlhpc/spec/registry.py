@@ -21,3 +21,7 @@ class RegistrySpec(Spec):
 
     alias: Name | None = None
     """Alias to set on the new version, such as `production`."""
+
+    sign_with: Path | None = None
+    """File with a private key (PEM): what is published is signed with it. DLHPC_KEY_PASSPHRASE in the environment is
+    its passphrase."""

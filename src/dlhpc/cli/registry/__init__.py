@@ -9,6 +9,7 @@ from dlhpc.cli.registry.exchanging import pull, push
 from dlhpc.cli.registry.naming import alias, history, note, tag
 from dlhpc.cli.registry.options import REFERENCES
 from dlhpc.cli.registry.reading import get, list_command, show
+from dlhpc.cli.registry.signing import keygen, sign
 from dlhpc.cli.registry.upkeep import gc, verify
 
 
@@ -20,7 +21,7 @@ Examples:
   dlhpc registry list
   dlhpc registry alias digits-mlp production digits-mlp:3
   dlhpc registry search 'accuracy>=0.98' tag.stage=gold""",
-    commands=[list_command, show, search, diff, get, alias, tag, note, history, verify, gc, push, pull],
+    commands=[list_command, show, search, diff, get, alias, tag, note, history, keygen, sign, verify, gc, push, pull],
 )
 def command() -> None:
-    """List, find, compare, copy, name, tag and verify published models."""
+    """List, find, compare, copy, name, tag, sign and verify published models."""

@@ -138,6 +138,8 @@ def _what(event: Event) -> str:
             return f"tag {event.what} removed, before {event.before}"
         case "note":
             return f"note: {event.note}"
+        case "signature":
+            return f"signed with key {event.what[:12]}"
 
 
 def _pair(text: str) -> tuple[str, str]:

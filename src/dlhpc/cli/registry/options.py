@@ -34,6 +34,18 @@ def common(function: F) -> F:
     )(function)
 
 
+def require_signature(function: F) -> F:
+    """The option --require-signature."""
+    return click.option(
+        "--require-signature",
+        "keys",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="KEY.pub",
+        help="Refuse what this public key, or another that is given, has not signed; may be repeated.",
+    )(function)
+
+
 def open_registry(root: Path) -> Registry:
     """The registry in a folder."""
     from dlhpc.api import Registry

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dlhpc.cli.output import bytes_text, console, print_json, table
-from dlhpc.cli.registry.options import REFERENCES, common, moment, open_registry
+from dlhpc.cli.registry.options import REFERENCES, common, moment, open_registry, require_signature
 
 if TYPE_CHECKING:
     from dlhpc.registry.lineage import Lineage
     from dlhpc.registry.manifest import Manifest
-    from dlhpc.registry.record_kinds import NoteRecord
+    from dlhpc.registry.record_kinds import NoteRecord, SignatureRecord
     from dlhpc.registry.store import Version
 
 
@@ -53,12 +53,13 @@ Examples:
 @click.argument("ref")
 @common
 def show(ref: str, root: Path, as_json: bool) -> None:
-    """What a version is: model, classes, metrics, files, tags, notes, and where it came from."""
+    """What a version is: model, classes, metrics, files, tags, notes, signatures, and where it came from."""
     registry = open_registry(root)
     digest = registry.resolve(ref)
     version = f"sha256:{digest}"
     manifest, labels = registry.manifest(version), registry.labels(digest)
     tags, notes, lineage = registry.tags(version), registry.notes(version), registry.lineage(version)
+    signatures = registry.signatures(version)
     if as_json:
         print_json(
             {
@@ -66,6 +67,7 @@ def show(ref: str, root: Path, as_json: bool) -> None:
                 "labels": [version_json(label) for label in labels],
                 "tags": tags,
                 "notes": [note.canonical() for note in notes],
+                "signatures": [signature.canonical() for signature in signatures],
                 "lineage": lineage.canonical(),
                 "manifest": manifest.canonical(),
             }
@@ -73,7 +75,7 @@ def show(ref: str, root: Path, as_json: bool) -> None:
         return
     shown = table("", "", title=ref)
     shown.show_header = False
-    facts = _facts(digest, manifest, labels) | _remarks(tags, notes) | _origin(manifest, lineage)
+    facts = _facts(digest, manifest, labels) | _remarks(tags, notes, signatures) | _origin(manifest, lineage)
     for key, value in facts.items():
         shown.add_row(key, value)
     console().print(shown)
@@ -87,12 +89,13 @@ Example:
 )
 @click.argument("ref")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the files.")
+@require_signature
 @common
-def get(ref: str, out: Path, root: Path, as_json: bool) -> None:
-    """Write a verified copy of a version's files to a new folder."""
+def get(ref: str, out: Path, keys: tuple[Path, ...], root: Path, as_json: bool) -> None:
+    """Write a verified copy of a version's files, and its signatures, to a new folder."""
     from dlhpc.registry.export import export
 
-    digest = export(open_registry(root), ref, out)
+    digest = export(open_registry(root), ref, out, require_signature=keys)
     files = sorted(path.name for path in out.iterdir())
     if as_json:
         print_json({"ref": ref, "digest": digest, "folder": str(out), "files": files})
@@ -163,10 +166,14 @@ def _facts(digest: str, manifest: Manifest, labels: tuple[Version, ...]) -> dict
     }
 
 
-def _remarks(tags: dict[str, str], notes: tuple[NoteRecord, ...]) -> dict[str, str]:
+def _remarks(
+    tags: dict[str, str], notes: tuple[NoteRecord, ...], signatures: tuple[SignatureRecord, ...]
+) -> dict[str, str]:
+    said_to_be_by = [f"key {each.key[:12]}, {moment(each.at)} by {each.by}, unchecked" for each in signatures]
     return {
         "tags": tags_text(tags) or "(none)",
         "notes": "\n".join(f"{moment(note.at)} {note.by}: {note.text}" for note in notes) or "(none)",
+        "signatures": "\n".join(said_to_be_by) or "(none)",
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from dlhpc.cli.output import bytes_text, print_json
-from dlhpc.cli.registry.options import common, open_registry
+from dlhpc.cli.registry.options import common, open_registry, require_signature
 from dlhpc.errors import IntegrityError, UsageError
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -19,25 +19,31 @@ _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
     epilog="""\b
 Examples:
   dlhpc registry verify
-  dlhpc registry verify digits-mlp:3"""
+  dlhpc registry verify digits-mlp:3
+  dlhpc registry verify --require-signature release.pub"""
 )
 @click.argument("ref", required=False)
+@require_signature
 @common
-def verify(ref: str | None, root: Path, as_json: bool) -> None:
-    """Read and hash everything, or what REF needs. Exit status 3 when anything is damaged, naming each file."""
+def verify(ref: str | None, keys: tuple[Path, ...], root: Path, as_json: bool) -> None:
+    """Read and hash everything, or what REF needs. Exit status 3 when anything is damaged, naming each file.
+
+    Files, digests and records that were replaced together agree with each other: only a signature tells.
+    """
     from dlhpc.registry.verification import Verification
     from dlhpc.registry.verification import verify as verify_all
 
     registry = open_registry(root)
     if ref is not None:
-        artifact = registry.get(ref)
-        found = Verification(versions=1, bytes=artifact.manifest.size)
+        artifact = registry.get(ref, require_signature=keys)
+        found = Verification(versions=1, signed=len(keys[:1]), bytes=artifact.manifest.size)
     else:
-        found = verify_all(registry)
+        found = verify_all(registry, require_signature=keys)
     if as_json:
         print_json(asdict(found))
     elif not found.problems:
-        click.echo(f"{found.versions} version(s), {bytes_text(found.bytes)}: every byte is as published")
+        signed = ", every version is signed" if keys else ""
+        click.echo(f"{found.versions} version(s), {bytes_text(found.bytes)}: every byte is as published{signed}")
     if found.problems:
         problems = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
         raise IntegrityError("\n  ".join([f"{root}: {problems}:", *found.problems]))
