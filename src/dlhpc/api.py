@@ -18,12 +18,18 @@ from dlhpc.data.plan import Plan
 from dlhpc.data.sources import open_dataset
 from dlhpc.errors import ConfigError, DlhpcError, Interrupted, NotFoundError, UsageError
 from dlhpc.ports import Learner
-from dlhpc.registry import exchange, store
+from dlhpc.registry import exchange, promotion, store
 from dlhpc.registry.artifact import Artifact, new_artifact
+from dlhpc.registry.benchmark import BenchmarkPlan
+from dlhpc.registry.benchmark import Progress as Steps
+from dlhpc.registry.benchmark_record import BenchmarkRecord
+from dlhpc.registry.comparison import Comparison
 from dlhpc.registry.diff import Difference, diff
 from dlhpc.registry.events import Event, events
+from dlhpc.registry.gates import parse_gate
 from dlhpc.registry.gc import GRACE_S, Swept, sweep
 from dlhpc.registry.lineage import Lineage, lineage
+from dlhpc.registry.promotion import Promotion
 from dlhpc.registry.search import Match, search
 from dlhpc.registry.signing import read_private_key
 from dlhpc.spec.data import DataSpec
@@ -55,6 +61,10 @@ __all__ = ["Registry", "Trained", "evaluate", "load_run", "open_store", "resolve
 LOG = logging.getLogger(__name__)
 
 
+def _unseen(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
 class Registry(store.Registry):
     """The registry in a folder, whose artifacts predict with the frameworks that are installed."""
 
@@ -76,6 +86,50 @@ class Registry(store.Registry):
     def lineage(self, ref: str) -> Lineage:
         """Where a version comes from: run, data, code, parents."""
         return lineage(self, ref)
+
+    def benchmark(
+        self, *refs: str, plan: BenchmarkPlan | None = None, progress: Steps = _unseen
+    ) -> tuple[BenchmarkRecord, ...]:
+        """Measure versions in turns, in one session, and add the figures to each."""
+        return promotion.benchmark(self, refs, plan or BenchmarkPlan(), progress=progress)
+
+    def compare(
+        self,
+        a: str,
+        b: str,
+        *,
+        fail_if: Sequence[str] = (),
+        measure: bool | None = None,
+        plan: BenchmarkPlan | None = None,
+        progress: Steps = _unseen,
+    ) -> Comparison:
+        """Two versions side by side, and what gates such as "p99>+10%" say of the second.
+
+        `measure` says whether to measure both now; None: where a gate asks for what was not measured in one session.
+        """
+        gates = [parse_gate(text) for text in fail_if]
+        return promotion.compare_versions(self, a, b, gates, plan=plan, fresh=measure, progress=progress)
+
+    def promote(
+        self,
+        ref: str,
+        alias: str,
+        *,
+        fail_if: Sequence[str] | None = None,
+        override: bool = False,
+        note: str = "",
+        measure: bool | None = True,
+        plan: BenchmarkPlan | None = None,
+        progress: Steps = _unseen,
+    ) -> Promotion:
+        """Let an alias of the reference's name stand for it, when it is verified and passes the gates.
+
+        Raises PromotionRefusedError when it does not; `override`, with a note that says why, moves it all the same.
+        """
+        gates = None if fail_if is None else [parse_gate(text) for text in fail_if]
+        return promotion.promote(
+            self, ref, alias, gates, override=override, note=note, plan=plan, fresh=measure, progress=progress
+        )
 
     def gc(self, *, grace_s: float = GRACE_S, dry_run: bool = False) -> Swept:
         """Remove what interrupted publications left and is older than `grace_s` seconds."""

@@ -98,12 +98,26 @@ class Preprocessing:
     std: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Device:
+    """Where a framework computes."""
+
+    kind: str
+    """`cpu`, or the name of the accelerator."""
+    threads: int
+    """Threads of the host that one operation may use."""
+
+
 class Backend(Protocol):
     """One framework's engines."""
 
     @property
     def name(self) -> str:
         """`flax` or `torch`."""
+        ...
+
+    def device(self) -> Device:
+        """Where predictors compute."""
         ...
 
     def learner(self, run: RunSpec) -> Learner[Any]:

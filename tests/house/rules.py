@@ -20,7 +20,7 @@ LEVELS: list[tuple[str, list[str]]] = [
     ("L6", ["training", "registry", "serving"]),
     ("L7 backends", ["backends", "client"]),
     ("L7 entry", ["api", "doctor"]),
-    ("L7 server", ["serving.serve_ray"]),
+    ("L7 processes", ["serving.serve_ray", "registry.benchmark_worker"]),
     ("L8 tools", ["bench"]),
     ("L8 command line", ["cli"]),
 ]

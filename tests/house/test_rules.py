@@ -58,7 +58,7 @@ VIOLATIONS: list[tuple[Rule, dict[str, str], str]] = [
         "L8 command line lies above",
     ),
     (rules.imports_point_down, {"optimizers/a.py": "from dlhpc.optimizers import flax_a"}, "L4 lies above L2"),
-    (rules.imports_point_down, {"serving/app.py": "from dlhpc.serving import serve_ray"}, "L7 server lies above L6"),
+    (rules.imports_point_down, {"serving/app.py": "from dlhpc.serving import serve_ray"}, "L7 processes lies above L6"),
     # strangers
     (rules.imports_point_down, {"weights/a.py": "from dlhpc.data.plan import Plan"}, "strangers"),
     (rules.imports_point_down, {"serving/app.py": "import dlhpc.registry.store"}, "strangers"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import jax
+
 from dlhpc.engines.flax_learner import FlaxLearner
 from dlhpc.engines.flax_predictor import FlaxPredictor
-from dlhpc.ports import Backend, NamedArrays, Preprocessing
+from dlhpc.monitoring.machine import usable_cores
+from dlhpc.ports import Backend, Device, NamedArrays, Preprocessing
 from dlhpc.spec.model import ModelSpec
 from dlhpc.spec.run import RunSpec
 
@@ -13,6 +16,10 @@ class FlaxBackend:
     """Learners and predictors on JAX."""
 
     name = "flax"
+
+    def device(self) -> Device:
+        """JAX's default device; on a CPU XLA uses every core that the process may use."""
+        return Device(jax.devices()[0].device_kind, usable_cores())
 
     def learner(self, run: RunSpec) -> FlaxLearner:
         """A learner for a resolved run, on JAX's default device."""

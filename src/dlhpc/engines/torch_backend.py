@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from dlhpc.engines.torch_learner import TorchLearner
+from dlhpc.engines.torch_network import local_device
 from dlhpc.engines.torch_predictor import TorchPredictor
-from dlhpc.ports import Backend, NamedArrays, Preprocessing
+from dlhpc.ports import Backend, Device, NamedArrays, Preprocessing
 from dlhpc.spec.model import ModelSpec
 from dlhpc.spec.run import RunSpec
 
@@ -13,6 +16,12 @@ class TorchBackend:
     """Learners on a DeepSpeed engine, predictors on plain PyTorch."""
 
     name = "torch"
+
+    def device(self) -> Device:
+        """This process's accelerator, or the CPU with the threads that PyTorch was given."""
+        device = local_device()
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return Device(kind, torch.get_num_threads())
 
     def learner(self, run: RunSpec) -> TorchLearner:
         """A learner for a resolved run, in the processes that the launcher made (one when there is none)."""

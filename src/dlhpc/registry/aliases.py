@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dlhpc.errors import ConflictError
 from dlhpc.registry.folders import entries
 from dlhpc.registry.ledger import Ledger
 from dlhpc.registry.record_kinds import AliasRecord, Stamper, VersionRecord
@@ -24,12 +25,23 @@ def moves(folder: Path, name: str, alias: str) -> Ledger[AliasRecord]:
     return Ledger(folder / alias, AliasRecord, f"{name}@{alias}")
 
 
-def move(folder: Path, alias: str, target: VersionRecord, note: str, stamp: Stamper) -> AliasRecord:
-    """Let an alias stand for `target`. Nothing is written when it does already."""
+def move(
+    folder: Path, alias: str, target: VersionRecord, note: str, stamp: Stamper, expected: int | None = None
+) -> AliasRecord:
+    """Let an alias stand for `target`. Nothing is written when it does already.
+
+    `expected` is the number of the move that must be the last one, 0 for none; None is content with any. Raises
+    ConflictError when there was another since.
+    """
 
     def next_move(number: int, last: AliasRecord | None, previous: str | None) -> AliasRecord | None:
         if last is not None and last.moved_to == target.number:
             return None
+        if last is not None and expected is not None and last.number != expected:
+            raise ConflictError(
+                f"{target.name}@{alias} was moved to {target.name}:{last.moved_to} meanwhile, by {last.by} at "
+                f"{last.at}: it stays there; try again from where it stands now"
+            )
         at, by, sequence = stamp(max(target.sequence, (last and last.sequence) or 0))
         return AliasRecord(
             name=target.name,

@@ -1,4 +1,4 @@
-"""What happened to a name or to a version: publications, moves of aliases, tags and notes, in order.
+"""What happened to a name or to a version: publications, moves of aliases, tags, notes, benchmarks, in order.
 
 The order is that of the records' sequence numbers, so a clock that jumped changes nothing. Moves written by the first
 format have none: they stand after the publication that they point to and the move before them.
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlhpc.registry import aliases, blobs, labels, remarks
+from dlhpc.registry.benchmark_record import BenchmarkRecord
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.reader import Reader
 from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, SignatureRecord, TagRecord
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NewestRef, parse_ref
 
-Kind = Literal["published", "alias", "tag", "untag", "note", "signature"]
+Kind = Literal["published", "alias", "tag", "untag", "note", "signature", "benchmark"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Event:
     ref: str
     """`name:number` of that version, under the name that it happened to."""
     what: str
-    """The alias or tag; the run's folder of a publication; the key of a signature; empty for notes."""
+    """The alias or tag; the run's folder of a publication; the key of a signature; where a benchmark was made; empty
+    for notes."""
     before: str | None
     """Where the alias stood (`name:number`), or the tag's value."""
     after: str | None
@@ -112,3 +114,6 @@ def _remarks(registry: Reader, digest: str, ref: str) -> Iterator[Event]:
         yield Event(
             signed.sequence or 0, signed.at, signed.by, "signature", digest, ref, signed.key, None, None, signed.note
         )
+    for each in remarks.ledger(registry.annotations, digest, BenchmarkRecord).all():
+        where = ", ".join([*(process.backend for process in each.processes), str(each.hardware)])
+        yield Event(each.sequence or 0, each.at, each.by, "benchmark", digest, ref, where, None, None, "")

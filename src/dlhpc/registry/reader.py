@@ -11,6 +11,7 @@ from dlhpc.errors import IntegrityError
 from dlhpc.ports import BackendLoader
 from dlhpc.registry import absent, aliases, blobs, labels, remarks, signatures, tagging
 from dlhpc.registry.artifact import Artifact, load_artifact
+from dlhpc.registry.benchmark_record import BenchmarkRecord
 from dlhpc.registry.folders import entries
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.manifest import FORMAT, Manifest, parse_manifest, sha256
@@ -158,6 +159,20 @@ class Reader:
     def signatures(self, ref: str) -> tuple[SignatureRecord, ...]:
         """The signatures of a version, oldest first, unchecked: `require_signature` checks them against a key."""
         return remarks.ledger(self.annotations, self.resolve(ref), SignatureRecord).all()
+
+    def benchmarks(self, ref: str) -> tuple[BenchmarkRecord, ...]:
+        """What was measured of a version, oldest first."""
+        return remarks.ledger(self.annotations, self.resolve(ref), BenchmarkRecord).all()
+
+    def last_move(self, name: str, alias: str) -> AliasRecord | None:
+        """The last move of an alias; None when it was never set. Raises NotFoundError when there is no such name."""
+        check_name(name)
+        self.check_format()
+        self._numbers(name)
+        last = aliases.moves(self.aliases(name), name, alias).last()
+        if last is not None:
+            self._target(name, last)
+        return last
 
     def versions(self, name: str) -> Path:
         """Folder of a name's labels."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,8 @@ from dlhpc.files import write_atomic
 from dlhpc.ports import BackendLoader
 from dlhpc.registry import aliases, blobs, clock, labels, remarks, signatures, signing, tagging
 from dlhpc.registry.artifact import Artifact
+from dlhpc.registry.benchmark import Measured, add_benchmark
+from dlhpc.registry.benchmark_record import BenchmarkRecord
 from dlhpc.registry.folders import cannot_write, entries, make_folder
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.leases import lease
@@ -123,8 +125,12 @@ class Registry(Reader):
                 aliases.move(self.aliases(name), alias, label, note, self._stamp)
         return label
 
-    def set_alias(self, name: str, alias: str, ref: str, *, note: str = "") -> AliasRecord:
-        """Let `name`@`alias` stand for a version of that name; `note` says why. Returns the (last) move."""
+    def set_alias(self, name: str, alias: str, ref: str, *, note: str = "", expected: int | None = None) -> AliasRecord:
+        """Let `name`@`alias` stand for a version of that name; `note` says why. Returns the (last) move.
+
+        With `expected`, the number of the move that must be the last one (0: none), a move that somebody else made
+        since raises ConflictError.
+        """
         check_name(name)
         check_name(alias, "alias")
         tagging.check_text(note, "note")
@@ -132,7 +138,7 @@ class Registry(Reader):
         if target is None:
             raise UsageError(f"{ref} is not a version of {name!r}, so {name}@{alias} cannot stand for it")
         with self._writing(self.names_folder / name):
-            return aliases.move(self.aliases(name), alias, target, note, self._stamp)
+            return aliases.move(self.aliases(name), alias, target, note, self._stamp, expected)
 
     def tag(self, ref: str, key: str, value: str, *, note: str = "") -> TagRecord:
         """Set a tag of a version, under all its names; `note` says why. Returns the (last) change."""
@@ -175,6 +181,18 @@ class Registry(Reader):
         files = self.manifest_of(digest).digests
         with self._writing(blobs.content_path(self.annotations, digest)):
             return signatures.add(self.annotations, digest, files, opened, note, self._stamp)
+
+    @contextmanager
+    def adding_benchmarks(
+        self, refs: Sequence[str]
+    ) -> Iterator[tuple[list[str], Callable[[str, Measured], BenchmarkRecord]]]:
+        """Give the digests of versions, and what adds a benchmark to each.
+
+        That a version has no name, or that the registry cannot be written to, shows at once.
+        """
+        digests = list(dict.fromkeys(self._published(ref) for ref in refs))
+        with self._writing(*(blobs.content_path(self.annotations, digest) for digest in digests)):
+            yield digests, lambda digest, found: add_benchmark(self.annotations, digest, found, self._stamp)
 
     def _tag(self, digest: str, key: str, value: str | None, note: str) -> TagRecord | None:
         tagging.check_text(note, "note")

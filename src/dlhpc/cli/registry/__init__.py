@@ -1,4 +1,4 @@
-"""`dlhpc registry`: published models: list, find, compare, name, tag, verify, sweep."""
+"""`dlhpc registry`: published models: list, find, measure, compare, name, tag, promote, verify, sweep."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import click
 
 from dlhpc.cli.registry.comparing import diff, search
 from dlhpc.cli.registry.exchanging import pull, push
+from dlhpc.cli.registry.measuring import benchmark, benchmarks
 from dlhpc.cli.registry.naming import alias, history, note, tag
 from dlhpc.cli.registry.options import REFERENCES
+from dlhpc.cli.registry.promoting import compare, promote
 from dlhpc.cli.registry.reading import get, list_command, show
 from dlhpc.cli.registry.signing import keygen, sign
 from dlhpc.cli.registry.upkeep import gc, verify
@@ -20,8 +22,14 @@ from dlhpc.cli.registry.upkeep import gc, verify
 Examples:
   dlhpc registry list
   dlhpc registry alias digits-mlp production digits-mlp:3
-  dlhpc registry search 'accuracy>=0.98' tag.stage=gold""",
-    commands=[list_command, show, search, diff, get, alias, tag, note, history, keygen, sign, verify, gc, push, pull],
+  dlhpc registry search 'accuracy>=0.98' tag.stage=gold
+  dlhpc registry promote digits-mlp@candidate production""",
+    commands=[
+        *(list_command, show, search, diff, get),
+        *(benchmark, benchmarks, compare, promote),
+        *(alias, tag, note, history),
+        *(keygen, sign, verify, gc, push, pull),
+    ],
 )
 def command() -> None:
-    """List, find, compare, copy, name, tag, sign and verify published models."""
+    """List, find, measure, compare, copy, name, tag, promote, sign and verify published models."""
