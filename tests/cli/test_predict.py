@@ -14,6 +14,7 @@ from PIL import Image
 from dlhpc import api
 from dlhpc.cli.main import main
 from dlhpc.cli.predict import command
+from dlhpc.client import RequestError
 from dlhpc.data.sources import open_dataset
 from dlhpc.registry.artifact import new_artifact
 from dlhpc.spec.data import DigitsSpec
@@ -98,3 +99,19 @@ def test_mistakes(
     Path("empty").mkdir()
     assert main(["predict", *words]) == code
     assert reason in capsys.readouterr().err
+
+
+def test_a_server_is_sent_the_key_of_the_environment(
+    images: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    class NoServer:
+        def __init__(self, url: str, *, api_key: str | None) -> None:
+            seen.append((url, api_key))
+            raise RequestError("there is none")
+
+    monkeypatch.setattr("dlhpc.client.Client", NoServer)
+    monkeypatch.setenv("DLHPC_API_KEY", "the-key")
+    assert main(["predict", str(images[0]), "--url", "http://x"]) == 1
+    assert seen == [("http://x", "the-key")]

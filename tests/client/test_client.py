@@ -178,3 +178,18 @@ def test_what_is_no_image_is_refused_before_anything_is_sent(tmp_path: Path) -> 
 def test_a_url_that_is_none_is_refused() -> None:
     with pytest.raises(RequestError, match="not a URL like"):
         Client("http://[::1")
+
+
+def test_the_api_key_goes_with_every_request() -> None:
+    seen: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("authorization"))
+        return httpx.Response(200, content=REPLY.model_dump_json(by_alias=True))
+
+    transport = httpx.MockTransport(answer)
+    Client("http://server", api_key="the-key", transport=transport).predict(b"an image")
+    Client("http://server", transport=transport).predict(b"an image")
+    assert seen == ["Bearer the-key", None]
+    with pytest.raises(RequestError, match="API key"):
+        Client("http://server", api_key="schlüssel…")

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ from dlhpc.api import Registry
 from dlhpc.client import Client
 from dlhpc.data.sources import open_dataset
 from dlhpc.registry.artifact import Artifact, new_artifact
+from dlhpc.serving.api_keys import add_key, new_key
 from dlhpc.serving.processes import marked
 from dlhpc.spec.data import DigitsSpec
 from dlhpc.spec.model import MLPSpec
 from dlhpc.spec.run import RunSpec
+from dlhpc.spec.serving import RateSpec
 from dlhpc.weights.init import initial_weights
 from dlhpc.weights.table import param_table
 from tests.serving.asgi import body, png
@@ -58,13 +61,17 @@ class Server:
     port: int
     metrics_port: int
     log: Path
+    keys: dict[str, str]
+    """Name -> API key."""
     told: dict[str, Any] = field(default_factory=dict)
     """What --json printed."""
 
     def __post_init__(self) -> None:
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=60.0)
-        self.metrics = httpx.Client(base_url=f"http://127.0.0.1:{self.metrics_port}", trust_env=False, timeout=60.0)
+        base_url = f"http://127.0.0.1:{self.metrics_port}"
+        headers = {"authorization": f"Bearer {self.keys['grafana']}"}
+        self.metrics = httpx.Client(base_url=base_url, headers=headers, trust_env=False, timeout=60.0)
 
     def predict(self, content: bytes, **headers: str) -> httpx.Response:
         return self.http.post("/predict", content=content, headers={"content-type": "application/json", **headers})
@@ -91,6 +98,20 @@ def artifact_of(root: Path) -> Artifact:
     return artifact
 
 
+BURST = 6
+"""Requests that the key named `slow` is good for, over both replicas."""
+
+
+def keys_in(path: Path) -> dict[str, str]:
+    """A file of API keys, and what their holders have."""
+    given = {}
+    slow = RateSpec(per_second=0.001, burst=BURST)
+    for name, scope, rate in (("grafana", "metrics", None), ("slow", "predict", slow)):
+        given[name], kept = new_key(name, [scope], datetime.now(UTC), rate=rate)
+        add_key(path, kept)
+    return given
+
+
 def free_ports(count: int) -> list[int]:
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports: list[int] = [probe.getsockname()[1] for probe in probes]
@@ -107,6 +128,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port, metrics_port = free_ports(2)
     settings = [
         f"port={port}", f"metrics_port={metrics_port}", "backend=flax", "replicas=2", f"limits.max_concurrent={ROOM}",
+        f"auth.keys={folder / 'keys.json'}", "auth.open_predict=true",
         f"limits.max_body_bytes={MOST_BYTES}", "limits.header_timeout_s=2", "limits.deadline_s=60",
     ]  # fmt: skip
     words = [word for setting in settings for word in ("--set", setting)]
@@ -121,11 +143,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "--json",
     ]
     log = folder / "log"
+    keys = keys_in(folder / "keys.json")
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [*command, *words], stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
         )
-    running = Server(artifact, process, port, metrics_port, log)
+    running = Server(artifact, process, port, metrics_port, log, keys)
     try:
         running.told = json.loads(first_line(process))
         yield running
@@ -217,6 +240,28 @@ def test_a_request_id_comes_back_once(server: Server) -> None:
     answer = server.predict(body(), **{"x-request-id": "mine-7"})
     assert answer.headers.get_list("x-request-id") == ["mine-7"]
     assert answer.json()["request_id"] == "mine-7"
+
+
+def test_metrics_need_a_key_with_their_scope(server: Server) -> None:
+    without = httpx.get(f"{server.metrics.base_url}/metrics", trust_env=False, timeout=60.0)
+    assert (without.status_code, without.json()["code"]) == (401, "unauthenticated")
+    assert without.headers["www-authenticate"].startswith("Bearer")
+    wrong = server.metrics.get("/metrics", headers={"authorization": f"Bearer {server.keys['slow']}"})
+    assert (wrong.status_code, wrong.json()["code"]) == (403, "forbidden")
+    assert server.metrics.get("/metrics").status_code == 200
+
+
+def test_a_wrong_key_is_refused_although_predictions_need_none(server: Server) -> None:
+    answer = server.predict(body(), authorization="Bearer dlhpc_no")
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+
+
+def test_replicas_together_keep_a_keys_limit(server: Server) -> None:
+    answers = [server.predict(body(), authorization=f"Bearer {server.keys['slow']}") for _ in range(6 * BURST)]
+    assert Counter(answer.status_code for answer in answers) == {200: BURST, 429: 5 * BURST}
+    assert answers[-1].json()["code"] == "rate_limited"
+    assert int(answers[-1].headers["retry-after"]) > 100
+    assert answers[-1].headers["ratelimit-policy"] == f'"client";q={BURST};w=6000'
 
 
 def half_sent(server: Server) -> http.client.HTTPConnection:

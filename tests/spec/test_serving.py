@@ -52,11 +52,17 @@ def test_proxies_are_networks_or_addresses() -> None:
 
 
 ON: dict[str, list[str]] = {
+    "auth": ["auth.keys=keys.json"],
     "admission": [],
     "deadline": [],
     "rate_limits": ["rate_limits.per_client.per_second=1"],
 }
 """What switches each guard on, in the order in which a request meets them."""
+
+
+@pytest.mark.parametrize("setting", ["rate_limits.total.per_second=1", "auth.keys=keys.json"])
+def test_every_kind_of_limit_needs_the_guard(setting: str) -> None:
+    assert "rate_limits" in load_serving(None, overrides=[setting], environ={}).guards
 
 
 def test_guards_stand_in_their_order_and_can_be_switched_off() -> None:
@@ -66,7 +72,8 @@ def test_guards_stand_in_their_order_and_can_be_switched_off() -> None:
         if settings:
             without = [setting for setting in everything if setting not in settings]
             guards = load_serving(None, overrides=without, environ={}).guards
-            assert guards == tuple(each for each in ON if each != name)
+            assert guards == tuple(each for each in ON if each != name or each == "rate_limits")
+    assert load_serving(None, environ={}).guards == ("admission", "deadline")
 
 
 def test_it_never_changes() -> None:

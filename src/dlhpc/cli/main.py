@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "data": "Look at a data set as training would see it.",
     "registry": "List, find, compare, name and tag published models.",
     "serve": "Serve published models over HTTP.",
+    "key": "Make, list and remove the API keys of a server.",
     "predict": "Classify images with a published model or a running server.",
     "bench": "Measure throughput and latency on this machine.",
     "doctor": "Check this machine, and say how to mend what is wrong.",

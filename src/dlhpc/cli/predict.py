@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +36,9 @@ Examples:
   dlhpc predict photo.png                                   the model published last
   dlhpc predict photos/ --model digits-mlp@production --out results.csv
   dlhpc predict photos/*.png --url http://127.0.0.1:8000 --json
+
+\b
+A server that asks for an API key gets the one in DLHPC_API_KEY.
 
 \b
 Exit status: 0 when every file was classified, 1 when some could not be (the
@@ -104,7 +108,7 @@ def _images(files: Sequence[Path]) -> Iterator[Path]:
 def _ask(url: str, paths: list[Path]) -> Iterator[Prediction]:
     from dlhpc.client import Client
 
-    with Client(url) as client:
+    with Client(url, api_key=os.environ.get("DLHPC_API_KEY")) as client:
         for path, reply in zip(paths, client.predict_many(paths), strict=True):
             if isinstance(reply, DlhpcError):
                 yield Prediction(str(path), None, None, None, str(reply))

@@ -55,17 +55,24 @@ class Client:
         url: str,
         *,
         deadline_s: float = 30.0,
+        api_key: str | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`deadline_s` bounds each call, retries included. `transport`, `sleep` and `now` are httpx's and time's."""
+        """`deadline_s` bounds each call, retries included; `api_key` goes with each. `transport`, `sleep` and `now` are
+        httpx's and time's."""
         self.url = url.rstrip("/")
         self._deadline_s = deadline_s
         self._sleep, self._now = sleep, now
         limits = httpx.Limits(max_connections=None)
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         try:
-            self._http = httpx.Client(base_url=self.url, transport=transport, limits=limits, trust_env=False)
+            self._http = httpx.Client(
+                base_url=self.url, headers=headers, transport=transport, limits=limits, trust_env=False
+            )
+        except UnicodeEncodeError as error:
+            raise RequestError("the API key has characters that no key has: copy it again") from error
         except (httpx.InvalidURL, ValueError) as error:
             raise RequestError(f"{url}: not a URL like http://127.0.0.1:8000: {error}") from error
 

@@ -42,6 +42,9 @@ class ReplicaMetrics:
             "dlhpc_forward_duration_seconds", "One forward pass.", buckets=LATENCY_BUCKETS, registry=self._registry
         )
         self.in_flight = Gauge("dlhpc_in_flight", "Predictions being worked on.", registry=self._registry)
+        self._denied = Counter(
+            "dlhpc_auth_denied", "Requests without the API key that they need.", ["reason"], registry=self._registry
+        )
         self._rate_limited = Counter(
             "dlhpc_rate_limited", "Requests that a rate limit refused.", ["limit"], registry=self._registry
         )
@@ -64,6 +67,10 @@ class ReplicaMetrics:
         """Count a forward pass. May be called from any thread."""
         self._batch_size.observe(size)
         self._forward.observe(seconds)
+
+    def denied(self, reason: str) -> None:
+        """Count a request refused for its key, which was `missing`, `wrong`, `expired` or lacked a `scope`."""
+        self._denied.labels(reason).inc()
 
     def rate_limited(self, limit: str) -> None:
         """Count a request refused by a limit: `client` or `total`."""

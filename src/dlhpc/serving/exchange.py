@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from dlhpc.spec.api_key import ApiKey
 from dlhpc.spec.wire import PROBLEM_TYPE, FieldError, problem
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -52,7 +53,7 @@ class Reply:
 class Request:
     """One HTTP request; its body is read when a handler asks for it."""
 
-    __slots__ = ("_receive", "headers", "id", "is_whole", "method", "path", "peer")
+    __slots__ = ("_receive", "headers", "id", "is_whole", "key", "method", "path", "peer")
 
     def __init__(
         self,
@@ -69,6 +70,8 @@ class Request:
         self.id = request_id
         self.peer = peer
         """Address of who opened the connection; empty where the server does not know it."""
+        self.key: ApiKey | None = None
+        """The API key that it has shown, once that was checked."""
         self.is_whole = False
         """Whether the body has arrived: what comes too late before is the client's fault, and the server's after."""
         self._receive = receive

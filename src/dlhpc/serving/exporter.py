@@ -14,7 +14,7 @@ from dlhpc.errors import ConflictError
 from dlhpc.holders import holder_of_port
 from dlhpc.monitoring.metrics import TEXT_TYPE, exposition
 from dlhpc.serving.app import App
-from dlhpc.serving.exchange import Reply, Request
+from dlhpc.serving.exchange import Guard, Reply, Request, guarded
 from dlhpc.serving.health import Snapshot, health_routes
 from dlhpc.spec.wire import HealthReply
 
@@ -22,8 +22,8 @@ Look = Callable[[bool], Awaitable[tuple[HealthReply, Sequence[Snapshot]]]]
 """Gives the server's health and its replicas' snapshots, these with metrics when asked for."""
 
 
-def exporter_app(look: Look) -> App:
-    """/metrics, /livez, /readyz and /health as an ASGI application."""
+def exporter_app(look: Look, guards: Sequence[Guard] = ()) -> App:
+    """/metrics, behind these guards, /livez, /readyz and /health as an ASGI application."""
 
     async def metrics(request: Request) -> Reply:
         state, snapshots = await look(True)
@@ -33,7 +33,7 @@ def exporter_app(look: Look) -> App:
     async def state() -> HealthReply:
         return (await look(False))[0]
 
-    routes = {"/metrics": {"GET": metrics}, **health_routes(state)}
+    routes = {"/metrics": {"GET": guarded(metrics, guards)}, **health_routes(state)}
     return App(routes, lambda route, status, seconds: None)
 
 

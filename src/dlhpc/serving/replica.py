@@ -7,16 +7,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from dlhpc.monitoring.metrics import ReplicaMetrics
+from dlhpc.serving.api_keys import KeyFile
 from dlhpc.serving.app import App
 from dlhpc.serving.batching import Batcher
 from dlhpc.serving.exchange import Guard, guarded
 from dlhpc.serving.guards.admission import Admission
+from dlhpc.serving.guards.auth import authenticate
 from dlhpc.serving.guards.deadline import deadline
 from dlhpc.serving.guards.rate_limit import RateLimits, rate_limit
 from dlhpc.serving.health import Snapshot, health, health_routes
 from dlhpc.serving.predict import Predict
 from dlhpc.serving.slots import Slot
-from dlhpc.spec.serving import ServingSpec
+from dlhpc.spec.serving import AuthSpec, ServingSpec
 from dlhpc.spec.wire import HealthReply
 
 READERS = 2
@@ -52,6 +54,7 @@ class Replica:
     def _guards(self, spec: ServingSpec) -> list[Guard]:
         """What the spec switches on, in the spec's order."""
         makers: dict[str, Callable[[], Guard]] = {
+            "auth": lambda: self._authentication(spec.auth),
             "admission": self._admission.guard,
             "deadline": lambda: deadline(spec.limits.deadline_s),
             "rate_limits": lambda: rate_limit(
@@ -59,6 +62,11 @@ class Replica:
             ),
         }
         return [makers[name]() for name in spec.guards]
+
+    def _authentication(self, spec: AuthSpec) -> Guard:
+        assert spec.keys is not None
+        file = KeyFile(spec.keys, time.monotonic())
+        return authenticate(file, "predict", self._metrics.denied, is_open=spec.open_predict)
 
     def snapshot(self, *, with_metrics: bool = True) -> Snapshot:
         """Counts, and metrics where they are wanted, as they are now."""

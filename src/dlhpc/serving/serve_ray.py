@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -25,8 +26,11 @@ from dlhpc import errors
 from dlhpc.backends import load_backend
 from dlhpc.errors import ConfigError, DlhpcError, MissingExtraError, ServingError
 from dlhpc.registry.store import Registry
+from dlhpc.serving.api_keys import KeyFile
 from dlhpc.serving.app import App
+from dlhpc.serving.exchange import Guard
 from dlhpc.serving.exporter import Exporter, exporter_app, listen
+from dlhpc.serving.guards.auth import authenticate
 from dlhpc.serving.haproxy import PID_FILE, install
 from dlhpc.serving.health import Snapshot
 from dlhpc.serving.processes import command_line, end_processes, wait_for
@@ -57,6 +61,7 @@ def serve(spec: ServingSpec, ready: Callable[[ModelInfo], None]) -> None:
     stop = Stop()
     with ExitStack() as stack:
         stack.enter_context(stop.on_signals())
+        metrics_guards = _metrics_guards(spec)
         info = published(spec)
         _say(f"starting: {info.name} ({info.digest[:19]}...) on {info.backend}, {spec.replicas} replica(s)")
         _say(f"guards: {' > '.join(spec.guards)}")
@@ -64,8 +69,15 @@ def serve(spec: ServingSpec, ready: Callable[[ModelInfo], None]) -> None:
         listener = stack.enter_context(listen(spec.host, spec.metrics_port, "metrics_port"))
         cluster = RayCluster(spec, info, _folder(spec, stack))
         supervisor = Supervisor(cluster, spec, _say)
-        stack.callback(Exporter(exporter_app(supervisor.look), listener).stop)
+        stack.callback(Exporter(exporter_app(supervisor.look, metrics_guards), listener).stop)
         supervisor.run(stop, lambda: ready(info))
+
+
+def _metrics_guards(spec: ServingSpec) -> list[Guard]:
+    """What /metrics asks for; reading the keys here tells a fault of their file before anything starts."""
+    if spec.auth.keys is None:
+        return []
+    return [authenticate(KeyFile(spec.auth.keys, time.monotonic()), "metrics", lambda reason: None)]
 
 
 def published(spec: ServingSpec) -> ModelInfo:
@@ -122,7 +134,7 @@ class RayCluster:
     """A Ray cluster on this machine alone, with one application: the replicas behind HAProxy."""
 
     def __init__(self, spec: ServingSpec, info: ModelInfo, folder: Path) -> None:
-        self._spec = spec.model_copy(update={"registry": spec.registry.resolve()})
+        self._spec = _from_anywhere(spec)
         self._info = info
         self._folder = folder
         self._handle: Any = None
@@ -225,6 +237,13 @@ class RayCluster:
         except (OSError, ValueError):
             return
         wait_for(lambda: str(self._folder) not in command_line(pid), 2.0)
+
+
+def _from_anywhere(spec: ServingSpec) -> ServingSpec:
+    """The spec with absolute paths: replicas have working folders of their own."""
+    keys = spec.auth.keys
+    auth = spec.auth.model_copy(update={"keys": keys.resolve() if keys is not None else None})
+    return spec.model_copy(update={"registry": spec.registry.resolve(), "auth": auth})
 
 
 def _tame_driver() -> None:

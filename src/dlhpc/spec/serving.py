@@ -52,6 +52,17 @@ class LimitsSpec(Spec):
     """Longest that a client may take to send a request's headers, in whole seconds; 408 after."""
 
 
+class AuthSpec(Spec):
+    """Who may ask."""
+
+    keys: Path | None = None
+    """File of API keys, which `dlhpc key add` makes; when null nobody needs a key. A change of it counts within a
+    second."""
+
+    open_predict: bool = False
+    """Whether predictions need no key all the same: then only the other paths that are not health need one."""
+
+
 class RateSpec(Spec):
     """A token bucket: so many requests at once, and after that so many a second."""
 
@@ -71,7 +82,7 @@ class RateLimitsSpec(Spec):
     """How often clients may ask, over all replicas; 429 with Retry-After above."""
 
     per_client: RateSpec | None = None
-    """For each client, by its API key or else by its address; none when null."""
+    """For each client, by its API key or else by its address; none when null. A key may have a limit of its own."""
 
     total: RateSpec | None = None
     """For all clients together; none when null."""
@@ -108,6 +119,9 @@ class ServingSpec(Spec):
     """Networks, such as 10.0.0.0/8, of proxies whose X-Forwarded-For is believed; a client's address is otherwise that
     of who connects."""
 
+    auth: AuthSpec = AuthSpec()
+    """Who may ask."""
+
     limits: LimitsSpec = LimitsSpec()
     """What a request may ask for."""
 
@@ -130,11 +144,12 @@ class ServingSpec(Spec):
     @property
     def guards(self) -> tuple[str, ...]:
         """What a prediction passes on its way to the model, in this order; what is switched off is not among it."""
-        rates = self.rate_limits
+        rates, has_keys = self.rate_limits, self.auth.keys is not None
         switches = {
+            "auth": has_keys,
             "admission": True,
             "deadline": True,
-            "rate_limits": rates.per_client is not None or rates.total is not None,
+            "rate_limits": rates.per_client is not None or rates.total is not None or has_keys,
         }
         return tuple(name for name, is_on in switches.items() if is_on)
 

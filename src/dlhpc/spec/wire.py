@@ -117,6 +117,8 @@ class Kind(NamedTuple):
 
 PROBLEMS: Final[dict[str, Kind]] = {
     "bad_json": Kind(400, "The body is not JSON"),
+    "unauthenticated": Kind(401, "A valid API key is needed"),
+    "forbidden": Kind(403, "The API key does not admit to this"),
     "not_found": Kind(404, "There is nothing at this path"),
     "method_not_allowed": Kind(405, "This path does not take this method"),
     "request_timeout": Kind(408, "The request took too long to arrive"),

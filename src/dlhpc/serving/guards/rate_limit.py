@@ -10,7 +10,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from dlhpc.serving.exchange import Guard, Handler, Headers, Refusal, Reply, Request
 from dlhpc.serving.guards.client_address import client_address, networks
@@ -21,7 +21,6 @@ MOST_KEYS: Final = 100_000
 Name = Literal["client", "total"]
 Observe = Callable[[Name], None]
 """Told of every refusal, with the limit that made it."""
-_EVERYBODY: Final = ""
 
 
 class Buckets:
@@ -76,39 +75,79 @@ class RateLimits:
     """
 
     def __init__(self, spec: RateLimitsSpec, replicas: int, observe: Observe) -> None:
+        self._spec = spec
+        self._replicas = replicas
         self._observe = observe
-        self._limits: list[tuple[Name, RateSpec, Buckets]] = []
-        named: tuple[tuple[Name, RateSpec | None], ...] = (("client", spec.per_client), ("total", spec.total))
-        for name, rate in named:
-            if rate is not None:
-                self._limits.append((name, rate, Buckets(rate.per_second / replicas, rate.burst / replicas)))
-        policies = [f'"{name}";q={rate.burst};w={_seconds(rate.window_s)}' for name, rate, _ in self._limits]
-        self._policy = (b"ratelimit-policy", ", ".join(policies).encode())
+        self._total = self._limit("total", spec.total)
+        self._of_rate: dict[RateSpec | None, _Limits] = {}
 
-    def enter(self, client: str, now: float) -> None:
-        """Count a request of a client, or raise the Refusal that tells it when to come again."""
-        waits = [(limit.wait(_key(name, client), now), name, rate) for name, rate, limit in self._limits]
-        wait, name, rate = max(waits, key=lambda each: each[0])
-        if wait > 0:
+    def enter(self, client: str, now: float, own: RateSpec | None = None) -> None:
+        """Count a request of a client, or raise the Refusal that tells it when to come again.
+
+        `own` is the client's own limit, in place of the one for each client.
+        """
+        limits = self._limits(own)
+        waits = [(limit.buckets.wait(limit.key(client), now), limit) for limit in limits.each]
+        wait, slowest = max(waits, key=lambda pair: pair[0], default=(0.0, None))
+        if wait > 0 and slowest is not None:
+            name, rate, _ = slowest
             self._observe(name)
             whose = "this client's requests are" if name == "client" else "the requests of all clients together are"
             raise Refusal(
                 "rate_limited",
                 f"{whose} limited to {rate.per_second:g} a second, {rate.burst} at once: wait {wait:.3g} s",
-                headers=(*self.headers(client, now), (b"retry-after", b"%d" % _seconds(wait))),
+                headers=(*self.headers(client, now, own), (b"retry-after", b"%d" % _seconds(wait))),
             )
-        for name, _, limit in self._limits:
-            limit.take(_key(name, client), now)
+        for limit in limits.each:
+            limit.buckets.take(limit.key(client), now)
 
-    def headers(self, client: str, now: float) -> Headers:
+    def headers(self, client: str, now: float, own: RateSpec | None = None) -> Headers:
         """What a client is told with every answer (draft-ietf-httpapi-ratelimit-headers-10): the policies, then what
         this replica has left of each and the seconds until it has all of it again."""
-        left = (
-            f'"{name}";r={limit.left(key, now)};t={_seconds(limit.until_full(key, now))}'
-            for name, _, limit in self._limits
-            for key in (_key(name, client),)
-        )
-        return self._policy, (b"ratelimit", ", ".join(left).encode())
+        limits = self._limits(own)
+        if not limits.each:
+            return ()
+        left = ", ".join(limit.told(client, now) for limit in limits.each)
+        return (b"ratelimit-policy", limits.policy), (b"ratelimit", left.encode())
+
+    def _limits(self, own: RateSpec | None) -> _Limits:
+        """The limits of a client; those with equal limits of their own share the table of buckets."""
+        rate = own or self._spec.per_client
+        found = self._of_rate.get(rate)
+        if found is None:
+            each = [limit for limit in (self._limit("client", rate), self._total) if limit is not None]
+            policies = (f'"{name}";q={rate.burst};w={_seconds(rate.window_s)}' for name, rate, _ in each)
+            found = self._of_rate[rate] = _Limits(each, ", ".join(policies).encode())
+        return found
+
+    def _limit(self, name: Name, rate: RateSpec | None) -> _Limit | None:
+        if rate is None:
+            return None
+        return _Limit(name, rate, Buckets(rate.per_second / self._replicas, rate.burst / self._replicas))
+
+
+class _Limit(NamedTuple):
+    """One limit, and the buckets that keep it."""
+
+    name: Name
+    rate: RateSpec
+    buckets: Buckets
+
+    def key(self, client: str) -> str:
+        """Whose bucket a client takes from."""
+        return client if self.name == "client" else ""
+
+    def told(self, client: str, now: float) -> str:
+        """What is left, as an item of the ratelimit field."""
+        key = self.key(client)
+        return f'"{self.name}";r={self.buckets.left(key, now)};t={_seconds(self.buckets.until_full(key, now))}'
+
+
+class _Limits(NamedTuple):
+    """What holds for a client."""
+
+    each: list[_Limit]
+    policy: bytes
 
 
 def rate_limit(
@@ -119,22 +158,21 @@ def rate_limit(
 
     def wrap(handler: Handler) -> Handler:
         async def limited(request: Request) -> Reply:
-            client = f"address {client_address(request.peer, request.header(b'x-forwarded-for'), trusted)}"
-            limits.enter(client, now())
+            if request.key is not None:
+                client, own = f"key {request.key.id}", request.key.rate
+            else:
+                client, own = client_address(request.peer, request.header(b"x-forwarded-for"), trusted), None
+            limits.enter(client, now(), own)
             try:
                 reply = await handler(request)
             except Refusal as refusal:
-                refusal.headers += limits.headers(client, now())
+                refusal.headers += limits.headers(client, now(), own)
                 raise
-            return reply.plus(limits.headers(client, now()))
+            return reply.plus(limits.headers(client, now(), own))
 
         return limited
 
     return wrap
-
-
-def _key(name: Name, client: str) -> str:
-    return client if name == "client" else _EVERYBODY
 
 
 def _seconds(seconds: float) -> int:
