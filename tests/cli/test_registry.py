@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_show_as_json_holds_the_manifest(store, dlhpc):
 
 def test_get_writes_the_files(store, dlhpc, tmp_path):
     said = json.loads(dlhpc("registry", "get", "pets:1", "--out", tmp_path / "out", "--json").out)
-    assert said["files"] == ["SHA256SUMS", "manifest.json", "weights.safetensors"]
+    assert said["files"] == ["SHA256SUMS", "golden.safetensors", "manifest.json", "weights.safetensors"]
     assert (tmp_path / "out" / "manifest.json").read_bytes() == sample(0).manifest_bytes
     assert "exists and is not an empty folder" in dlhpc("registry", "get", "pets:1", "--out", "out", status=4).err
     assert "manifest.json" in dlhpc("registry", "get", "pets:1", "--out", "other").out
@@ -164,7 +165,8 @@ def test_history_tells_all(store, dlhpc):
 def test_show_tells_tags_notes_and_lineage(store, dlhpc):
     child = sample(2)
     manifest = child.manifest.model_copy(update={"parents": (sample(0).digest, "cd" * 32)})
-    store.publish(type(child)(manifest, child.weights, manifest.to_bytes(), load_backend), "pets", run="runs/pets-3")
+    child = replace(child, manifest=manifest, manifest_bytes=manifest.to_bytes())
+    store.publish(child, "pets", run="runs/pets-3")
     store.tag("pets", "stage", "gold")
     store.note("pets", "blind")
     text = dlhpc("registry", "show", "pets").out
@@ -203,16 +205,16 @@ def test_diff_shows_what_differs(store, dlhpc):
 def test_gc_sweeps_what_was_left(store, dlhpc):
     assert dlhpc("registry", "gc").out == "removed 0 B: nothing\n"
     leave(store, sample(5))
-    assert dlhpc("registry", "gc").out == "removed 0 B: nothing\nkept: 2 younger than 1h\n"
+    assert dlhpc("registry", "gc").out == "removed 0 B: nothing\nkept: 3 younger than 1h\n"
     for path in store.root.rglob("*"):
         os.utime(path, (0, 0))
     size = sample(5).manifest.size + len(sample(5).manifest_bytes)
     lines = dlhpc("registry", "gc", "--dry-run", "--grace", "1.5d").out.splitlines()
     assert lines[0] == f"would go: {content_path(store.manifests, sample(5).digest).relative_to(store.root)}"
-    assert lines[-1].startswith(f"would remove {bytes_text(size)}: 1 manifest, 1 blob")
+    assert lines[-1].startswith(f"would remove {bytes_text(size)}: 1 manifest, 2 blobs")
     swept = json.loads(dlhpc("registry", "gc", "--grace", "90m", "--json").out)
     assert (swept["bytes"], swept["dry_run"]) == (size, False)
-    assert (swept["removed"]["blob"], swept["removed"]["manifest"]) == (1, 1)
+    assert (swept["removed"]["blob"], swept["removed"]["manifest"]) == (2, 1)
     assert dlhpc("registry", "gc").out == "removed 0 B: nothing\n"
     assert verify(store).problems == []
 

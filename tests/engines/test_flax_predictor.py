@@ -10,6 +10,8 @@ import pytest
 from scipy import special
 
 from dlhpc.backends import load_backend
+from dlhpc.engines import flax_predictor
+from dlhpc.engines.flax_network import forward_function
 from dlhpc.errors import DataError, IntegrityError
 from dlhpc.ports import Predictor, Preprocessing
 from dlhpc.spec.model import CNNSpec, MLPSpec
@@ -75,6 +77,22 @@ def test_float64_weights_answer_in_float32() -> None:
     answer = load_backend("flax").predictor(SPEC, weights, PREPROCESSING)(pixels(2))
     np.testing.assert_allclose(answer, expected(pixels(2)), atol=1e-5)
     assert answer.dtype == np.float32
+
+
+def test_another_version_of_a_model_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+    monkeypatch.setattr(
+        flax_predictor, "forward_function", lambda *facts: traced.append(facts) or forward_function(*facts)
+    )
+    spec = MLPSpec(num_classes=3, input_shape=(4, 5, 1), hidden_sizes=(), dropout_rate=0.125)
+    other = {name: 2 * array for name, array in WEIGHTS.items()}
+    backend, images = load_backend("flax"), pixels(2)
+    answers = [backend.predictor(spec, weights, PREPROCESSING)(images) for weights in (WEIGHTS, other)]
+    assert len(traced) == 1
+    assert np.abs(answers[0] - answers[1]).max() > 0.01
+    brighter = backend.predictor(spec, WEIGHTS, Preprocessing((0.0,), (0.25,)))(images)
+    assert len(traced) == 2
+    assert np.abs(brighter - answers[0]).max() > 0.01
 
 
 def test_weights_of_another_model_are_refused() -> None:

@@ -21,7 +21,8 @@ def store(tmp_path):
 def test_the_folder_holds_the_verified_bytes(store, tmp_path):
     out = tmp_path / "deep" / "out"
     assert export(store, "pets", out) == sample().digest
-    assert sorted(path.name for path in out.iterdir()) == ["SHA256SUMS", "manifest.json", "weights.safetensors"]
+    files = ["SHA256SUMS", "golden.safetensors", "manifest.json", "weights.safetensors"]
+    assert sorted(path.name for path in out.iterdir()) == files
     assert (out / "manifest.json").read_bytes() == sample().manifest_bytes
     assert read_file(out / "weights.safetensors").keys() == sample().weights.keys()
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, check=True)

@@ -60,6 +60,7 @@ def test_every_part_is_part_of_the_identity(key):
         ({"classes": ("cat", "dog", "eel", "fox")}, "disagree"),
         ({"preprocessing": Preprocessing(mean=(0.5,), std=(0.75,))}, "preprocessing is not that of run.data"),
         ({"files": {}}, "no 'weights.safetensors'"),
+        ({"files": {"weights.safetensors": {"sha256": "ab" * 32, "size": 1}}}, "no 'golden.safetensors'"),
         ({"files": {"../x": {"sha256": "ab" * 32, "size": 1}}}, "should match pattern"),
         ({"files": {"weights.safetensors": {"sha256": "AB" * 32, "size": 1}}}, "should match pattern"),
         ({"files": {"weights.safetensors": {"sha256": "ab" * 32, "size": -1}}}, "greater than or equal to 0"),
@@ -82,8 +83,8 @@ def test_the_inputs_must_be_the_models():
 
 
 def test_a_newer_format_asks_for_an_upgrade():
-    content = canonical_json({**json.loads(sample().manifest_bytes), "format": 2})
-    with pytest.raises(UsageError, match="the/file: written in format 2; this dlhpc reads up to 1: upgrade it"):
+    content = canonical_json({**json.loads(sample().manifest_bytes), "format": 3})
+    with pytest.raises(UsageError, match="the/file: written in format 3; this dlhpc reads up to 2: upgrade it"):
         parse_manifest(content, "the/file")
 
 
@@ -95,4 +96,4 @@ def test_what_is_no_manifest_is_refused_by_name(content):
 
 def test_size_is_that_of_all_files():
     manifest = sample().manifest
-    assert manifest.size == manifest.files["weights.safetensors"].size > 0
+    assert manifest.size == manifest.files["weights.safetensors"].size + manifest.files["golden.safetensors"].size > 0

@@ -41,7 +41,7 @@ def store(intact, tmp_path):
 
 
 def files_of(store):
-    """What `get("pets@production")` depends on: marker, move, label, manifest, weights."""
+    """What `get("pets@production")` depends on: marker, move, label, manifest, weights, golden examples."""
     manifest = store.manifest("pets:2")
     return {
         "marker": store.root / "registry.json",
@@ -49,6 +49,7 @@ def files_of(store):
         "label": store.versions("pets") / "2.json",
         "manifest": content_path(store.manifests, sample(1).digest),
         "weights": content_path(store.blobs, manifest.files["weights.safetensors"].sha256),
+        "golden": content_path(store.blobs, manifest.files["golden.safetensors"].sha256),
     }
 
 
@@ -71,10 +72,11 @@ def others_of(store):
         "label": store.versions("pets") / "1.json",
         "manifest": content_path(store.manifests, sample(0).digest),
         "weights": content_path(store.blobs, manifest.files["weights.safetensors"].sha256),
+        "golden": content_path(store.blobs, manifest.files["golden.safetensors"].sha256),
     }
 
 
-FILES = ["marker", "move", "label", "manifest", "weights"]
+FILES = ["marker", "move", "label", "manifest", "weights", "golden"]
 REMARKS = {
     "tag": lambda store: store.tags("pets:2"),
     "note": lambda store: store.notes("pets:2"),

@@ -142,7 +142,8 @@ def publish_on_a_full_disk(registry: Registry, step: int) -> None:
 def leave(registry: Registry, artifact: Artifact) -> None:
     """What a publication that was killed before its label leaves."""
     with lease(registry.root, ["blobs", "manifests"]):
-        blobs.put(registry.blobs, to_bytes(artifact.weights))
+        for content in (to_bytes(artifact.weights), *artifact.files.values()):
+            blobs.put(registry.blobs, content)
         blobs.put(registry.manifests, artifact.manifest_bytes)
 
 

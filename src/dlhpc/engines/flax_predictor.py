@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -19,7 +21,8 @@ from dlhpc.weights.verify import verify_weights
 
 
 class FlaxPredictor:
-    """Answers from any number of threads; compiles once per power-of-two batch size and input type."""
+    """Answers from any number of threads; compiles once per power-of-two batch size and input type, for all weights
+    of a model."""
 
     def __init__(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> None:
         table = param_table(model)
@@ -30,8 +33,7 @@ class FlaxPredictor:
         self._input_shape, self._classes = model.input_shape, model.num_classes
         leaves = layout("flax", table).to_framework(weights)
         self._params = {name: jnp.array(leaf, jnp.float32, copy=True) for name, leaf in leaves.items()}
-        forward = forward_function(model, preprocessing, numbers("float32"))
-        self._probabilities = jax.jit(lambda params, inputs: jax.nn.softmax(forward(params, inputs, None)))
+        self._probabilities = _compiled(model, preprocessing)
 
     def __call__(self, inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Class probabilities (N, classes) for inputs (N, H, W, C) uint8, or floats in 0..1; DataError for others."""
@@ -44,3 +46,10 @@ class FlaxPredictor:
             probabilities[start : start + rows] = np.asarray(answer)[:rows]
             start += rows
         return probabilities
+
+
+@lru_cache(maxsize=32)
+def _compiled(model: ModelSpec, preprocessing: Preprocessing) -> Callable[..., jax.Array]:
+    """probabilities(params, inputs): the same function for every version of a model, so that a new one starts warm."""
+    forward = forward_function(model, preprocessing, numbers("float32"))
+    return jax.jit(lambda params, inputs: jax.nn.softmax(forward(params, inputs, None)))

@@ -1,4 +1,4 @@
-"""An artifact: a manifest and the weights it names. What training gives, the registry keeps and serving loads."""
+"""An artifact: a manifest and the files it names. What training gives, the registry keeps and serving loads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from dlhpc.errors import TrainingError
 from dlhpc.ports import BackendLoader, Predictor, Preprocessing
 from dlhpc.registry.environment import code_version, environment
-from dlhpc.registry.manifest import WEIGHTS_FILE, FileEntry, Manifest, TensorSchema, parse_manifest, sha256
+from dlhpc.registry.golden import Golden, answered, read_golden
+from dlhpc.registry.manifest import (
+    GOLDEN_FILE,
+    WEIGHTS_FILE,
+    FileEntry,
+    Manifest,
+    TensorSchema,
+    parse_manifest,
+    sha256,
+)
 from dlhpc.spec.run import RunSpec
 from dlhpc.weights.file import from_bytes, to_bytes
 from dlhpc.weights.init import Weights
@@ -28,6 +37,8 @@ class Artifact:
     """The manifest exactly as it was first written: its sha256 is the version, also when a later dlhpc, whose specs
     have more fields, would write it differently."""
     load_backend: BackendLoader = field(repr=False, compare=False)
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """The bytes of the version's files, but for the weights, by name."""
 
     @property
     def digest(self) -> str:
@@ -48,6 +59,16 @@ class Artifact:
         engine = self.load_backend(backend or self.manifest.run.backend)
         return engine.predictor(self.manifest.run.model, self.weights, self.manifest.preprocessing)
 
+    def golden(self) -> Golden:
+        """Images and the answers that were stored with the version, to compare other ways of computing with.
+
+        A version of format 1 has none: the same images are drawn, and answered now by the framework that trained it.
+        """
+        manifest = self.manifest
+        if GOLDEN_FILE not in manifest.files:
+            return answered(manifest.run, self.weights, manifest.preprocessing, self.load_backend)
+        return read_golden(self.files[GOLDEN_FILE], manifest.inputs.shape[1:], len(self.classes), GOLDEN_FILE)
+
 
 def new_artifact(
     run: RunSpec,
@@ -67,10 +88,12 @@ def new_artifact(
     if unfit:
         raise TrainingError(f"no artifact of a model whose metrics are no numbers: {', '.join(unfit)}")
     verify_weights(param_table(run.model), weights, "the trained weights")
-    content = to_bytes(weights)
+    preprocessing = Preprocessing(mean=run.data.mean, std=run.data.std)
+    files = {GOLDEN_FILE: answered(run, weights, preprocessing, load_backend).to_bytes()}
+    contents = {WEIGHTS_FILE: to_bytes(weights), **files}
     assert run.model.input_shape is not None
     manifest = Manifest(
-        files={WEIGHTS_FILE: FileEntry(sha256=sha256(content), size=len(content))},
+        files={name: FileEntry(sha256=sha256(content), size=len(content)) for name, content in contents.items()},
         run=run,
         inputs=TensorSchema(
             shape=(None, *run.model.input_shape),
@@ -79,14 +102,14 @@ def new_artifact(
         ),
         outputs=TensorSchema(shape=(None, len(classes)), dtypes=("float32",), meaning="class probabilities"),
         classes=tuple(classes),
-        preprocessing=Preprocessing(mean=run.data.mean, std=run.data.std),
+        preprocessing=preprocessing,
         metrics={name: float(value) for name, value in metrics.items()},
         data_fingerprint=data_fingerprint,
         code=code_version(),
         environment=environment(run.backend),
         parents=tuple(parents),
     )
-    return Artifact(manifest, weights, manifest.to_bytes(), load_backend)
+    return Artifact(manifest, weights, manifest.to_bytes(), load_backend, files)
 
 
 def load_artifact(
@@ -96,4 +119,8 @@ def load_artifact(
     manifest = parse_manifest(manifest_bytes, where)
     weights = from_bytes(files[WEIGHTS_FILE], f"{where}: {WEIGHTS_FILE}")
     verify_weights(param_table(manifest.run.model), weights, f"{where}: {WEIGHTS_FILE}")
-    return Artifact(manifest, weights, manifest_bytes, load_backend)
+    others = {name: content for name, content in files.items() if name != WEIGHTS_FILE}
+    artifact = Artifact(manifest, weights, manifest_bytes, load_backend, others)
+    if GOLDEN_FILE in others:
+        read_golden(others[GOLDEN_FILE], manifest.inputs.shape[1:], len(manifest.classes), f"{where}: {GOLDEN_FILE}")
+    return artifact

@@ -17,8 +17,10 @@ from dlhpc.ports import Preprocessing
 from dlhpc.spec.base import NonNegativeInt, Spec, canonical_json
 from dlhpc.spec.run import RunSpec
 
-FORMAT: Final = 1
-WEIGHTS_FILE = "weights.safetensors"
+FORMAT: Final = 2
+"""Written; format 1, without golden examples, is read too."""
+WEIGHTS_FILE: Final = "weights.safetensors"
+GOLDEN_FILE: Final = "golden.safetensors"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
@@ -56,7 +58,7 @@ class Code(Spec):
 class Manifest(Spec):
     """What a version is. Contradictions between its parts are refused."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1, 2] = FORMAT
     """Version of this layout."""
     files: dict[FileName, FileEntry]
     """The version's files by name; the bytes lie in the registry under their digests."""
@@ -95,8 +97,9 @@ class Manifest(Spec):
             )
         if (self.preprocessing.mean, self.preprocessing.std) != (data.mean, data.std):
             raise ValueError("preprocessing is not that of run.data")
-        if WEIGHTS_FILE not in self.files:
-            raise ValueError(f"files has no {WEIGHTS_FILE!r}")
+        for file in (WEIGHTS_FILE, GOLDEN_FILE) if self.format > 1 else (WEIGHTS_FILE,):
+            if file not in self.files:
+                raise ValueError(f"files has no {file!r}")
         return self
 
     def to_bytes(self) -> bytes:

@@ -14,14 +14,14 @@ from dlhpc.registry.artifact import Artifact, load_artifact
 from dlhpc.registry.benchmark_record import BenchmarkRecord
 from dlhpc.registry.folders import entries
 from dlhpc.registry.label_index import Label
-from dlhpc.registry.manifest import FORMAT, Manifest, parse_manifest, sha256
+from dlhpc.registry.manifest import FileEntry, Manifest, parse_manifest
 from dlhpc.registry.progress import Progress, quiet
 from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, SignatureRecord, VersionRecord
 from dlhpc.registry.records import numbers, record_path
 from dlhpc.registry.refs import NAME, AliasRef, DigestRef, LabelRef, NewestRef, check_name, parse_ref, short
 from dlhpc.spec.base import canonical_json
 
-MARKER = canonical_json({"format": FORMAT, "kind": "dlhpc-registry"}) + b"\n"
+MARKER = canonical_json({"format": 1, "kind": "dlhpc-registry"}) + b"\n"
 MARKER_FILE = "registry.json"
 
 
@@ -70,14 +70,18 @@ class Reader:
         self, ref: str, *, require_signature: Sequence[Path | str] = (), progress: Progress = quiet
     ) -> tuple[bytes, dict[str, bytes]]:
         """The verified bytes of a version: its manifest, and its files by name."""
-        content, manifest = self._manifest(self.resolve(ref))
-        version = f"{ref} ({short(sha256(content))})"
+        digest = self.resolve(ref)
+        content, manifest = self._manifest(digest)
         if require_signature:
-            signatures.require(self.annotations, sha256(content), manifest.digests, ref, require_signature)
+            signatures.require(self.annotations, digest, manifest.digests, ref, require_signature)
         return content, {
-            name: blobs.read(self.blobs, entry.sha256, f"{name} of {version}", entry.size, progress)
+            name: self.read_file(entry, f"{name} of {ref} ({short(digest)})", progress)
             for name, entry in manifest.files.items()
         }
+
+    def read_file(self, entry: FileEntry, what: str, progress: Progress = quiet) -> bytes:
+        """The verified bytes of a file that a manifest names; `what` says in errors what they should be."""
+        return blobs.read(self.blobs, entry.sha256, what, entry.size, progress)
 
     def manifest(self, ref: str) -> Manifest:
         """The verified manifest of a reference."""

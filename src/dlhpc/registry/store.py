@@ -69,9 +69,9 @@ class Registry(Reader):
 
         Publishing what the name already holds gives that version again, not a new label. `alias` is then moved to it.
         `run`, the folder of the training run, is kept with a new label. Raises UsageError on a bad name,
-        IntegrityError when the weights are not those of the manifest.
+        IntegrityError when a file is not that of the manifest.
         """
-        files = {WEIGHTS_FILE: to_bytes(artifact.weights)}
+        files = {WEIGHTS_FILE: to_bytes(artifact.weights), **artifact.files}
         folder = None if run is None else str(run)
         label = self._publish(artifact.manifest_bytes, artifact.manifest, files, name, alias, note, folder, progress)
         return label.manifest

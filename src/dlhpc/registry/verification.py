@@ -90,11 +90,16 @@ def _check_version(
     progress(short(digest))
     with found.telling():
         ref = f"sha256:{digest}"
-        used = tuple(entry.sha256 for entry in registry.manifest(ref).files.values())
+        named = registry.manifest(ref).files
+        files: dict[str, bytes] = {}
+        for name, entry in named.items():
+            with found.telling():
+                files[name] = registry.read_file(entry, f"{name} of {short(digest)}")
         with found.telling():
-            load_artifact(*registry.read(ref), registry.load_backend, ref)
-            found.versions += 1
-        return used
+            if len(files) == len(named):
+                load_artifact(registry.manifest_bytes(digest), files, registry.load_backend, ref)
+                found.versions += 1
+        return tuple(entry.sha256 for entry in named.values())
     return ()
 
 
