@@ -42,12 +42,15 @@ def checkout() -> Path:
 def _away_from_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Session fixtures, which run before any test's own folder exists, write here."""
     before = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("session"))
+    folder = tmp_path_factory.mktemp("session")
+    os.chdir(folder)
+    os.environ["DLHPC_CACHE_DIR"] = str(folder / "verified")
     yield
     os.chdir(before)
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _away_from_the_checkout: None) -> None:
-    """Each test works in a folder of its own: `runs/` and `registry/` land there, not in the checkout."""
+    """Each test works in a folder of its own: `runs/`, `registry/` and what is cached land there."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DLHPC_CACHE_DIR", str(tmp_path / ".verified"))

@@ -15,6 +15,7 @@ from dlhpc.serving import serve_ray
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import ModelInfo
 from tests.registry.samples import sample
+from tests.registry.test_signing import generated
 
 
 @pytest.fixture
@@ -53,6 +54,22 @@ def test_a_damaged_model_is_refused(registry: Path, capsys: pytest.CaptureFixtur
     manifest.write_bytes(manifest.read_bytes().replace(b"cat", b"rat"))
     assert main(["serve"]) == 3
     assert manifest.name in capsys.readouterr().err
+
+
+def test_an_unsigned_model_is_refused_and_told_by_name(
+    registry: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, public = generated(tmp_path)
+    assert main(["serve", "cats", "--set", f"verification.require_signature=[{public}]"]) == 3
+    told = capsys.readouterr().err
+    assert told.startswith("error: cats (sha256:")
+    assert f"is not signed by {public} (key " in told
+    assert "it has no signature" in told
+    assert main(["serve", "cats", "--set", "verification.require_signature=[none.pub]"]) == 4
+    assert "none.pub: no such file, expected a public key" in capsys.readouterr().err
+    Path("key.pub").write_text("no key")
+    assert main(["serve", "cats", "--set", "verification.require_signature=[key.pub]"]) == 2
+    assert "key.pub: no public key in PEM that can be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("setting", ["port", "metrics_port"])

@@ -9,6 +9,7 @@ import pytest
 
 from tests.house import rules
 from tests.house.import_time import nothing_happens_at_import
+from tests.house.pickles import no_pickle_is_loaded
 from tests.house.source import Module, read_package
 from tests.house.twins import twins_stand_side_by_side
 
@@ -27,6 +28,7 @@ RULES: list[Rule] = [
     rules.names_are_terms_of_the_field,
     rules.nothing_is_unfinished,
     nothing_happens_at_import,
+    no_pickle_is_loaded,
     twins_stand_side_by_side,
 ]
 
@@ -124,6 +126,25 @@ VIOLATIONS: list[tuple[Rule, dict[str, str], str]] = [
             "START = time.time()",
         )
     ],
+    *[
+        (no_pickle_is_loaded, {"data/torch_a.py": f"def f():\n    {code}"}, "data/torch_a.py:2")
+        for code in (
+            "import pickle",
+            "from pickle import loads",
+            "import joblib.numpy_pickle",
+            "importlib.import_module('dill')",
+            "torch.load(path)",
+            "torch.load(path, weights_only=False)",
+            "torch.load(path, weights_only=flag)",
+            "from torch import load",
+            "torch.hub.load('a', 'b')",
+            "np.load(path, allow_pickle=True)",
+            "numpy.lib.format.read_array(file, allow_pickle=flag)",
+            "pd.read_pickle(path)",
+            "yaml.load(text, Loader=yaml.Loader)",
+            "yaml.unsafe_load(text)",
+        )
+    ],
     (
         twins_stand_side_by_side,
         {"models/flax_a.py": "class FlaxA:\n    x = 1", "engines/flax_b.py": "from dlhpc.models.flax_a import FlaxA"},
@@ -197,6 +218,8 @@ LAWFUL: list[tuple[Rule, dict[str, str]]] = [
         twins_stand_side_by_side,
         {"engines/torch_launch.py": "", "engines/torch_b.py": "import dlhpc.engines.torch_launch"},
     ),
+    (no_pickle_is_loaded, {"data/a.py": "np.load(p, allow_pickle=False)\njson.load(f)\nself.load(p)\nyaml.compose(t)"}),
+    (no_pickle_is_loaded, {"models/torch_a.py": "torch.load(path, weights_only=True)"}),
     (nothing_happens_at_import, {"cli/a.py": "if __name__ == '__main__':\n    sys.exit(main())"}),
     (nothing_happens_at_import, {"data/a.py": "def f(clock=time.monotonic):\n    return clock()"}),
     (nothing_happens_at_import, {"data/a.py": "import os\ndef f():\n    return os.environ['X']\nX = frozenset({1})"}),

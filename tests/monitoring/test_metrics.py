@@ -54,10 +54,11 @@ def test_forward_passes_are_counted_by_size_and_time() -> None:
 
 def test_the_served_version_is_named() -> None:
     metrics = ReplicaMetrics()
-    metrics.serves("m:1", "sha256:00", "torch")
+    metrics.serves("m:1", "sha256:00", "torch", "cached")
     metrics.in_flight.set(5)
     found = samples(("r", metrics.families()))
-    assert found[key("dlhpc_model_info", replica="r", model="m:1", digest="sha256:00", backend="torch")] == 1
+    labels = {"model": "m:1", "digest": "sha256:00", "backend": "torch", "verification": "cached"}
+    assert found[key("dlhpc_model_info", replica="r", **labels)] == 1
     assert found[key("dlhpc_in_flight", replica="r")] == 5
 
 

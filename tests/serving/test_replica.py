@@ -59,7 +59,8 @@ def test_a_prediction_is_answered_and_counted() -> None:
     text = exposition([("r1", list(replica.snapshot().families))], is_ready=True).decode()
     assert 'dlhpc_requests_total{replica="r1",route="/predict",status="200"} 1.0' in text
     assert 'dlhpc_batch_size_count{replica="r1"} 1.0' in text
-    assert f'dlhpc_model_info{{backend="flax",digest="{INFO.digest}",model="m:1",replica="r1"}} 1.0' in text
+    labels = f'backend="flax",digest="{INFO.digest}",model="m:1",replica="r1",verification="full"'
+    assert f"dlhpc_model_info{{{labels}}} 1.0" in text
 
 
 def test_metrics_are_sent_only_when_asked_for() -> None:

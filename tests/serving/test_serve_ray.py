@@ -13,10 +13,13 @@ import pytest
 
 from dlhpc.api import Registry
 from dlhpc.errors import ConfigError, DlhpcError, IntegrityError, MissingExtraError, NotFoundError, ServingError
+from dlhpc.registry import blobs, manifest
 from dlhpc.serving import serve_ray
 from dlhpc.serving.serve_ray import RayCluster, load_slot, published, start_failure
 from dlhpc.spec.serving import BatchingSpec, ServingSpec
+from dlhpc.spec.verification import VerificationSpec, Verify
 from tests.registry.samples import CLASSES, sample
+from tests.registry.test_signing import generated
 from tests.serving.asgi import INFO
 
 
@@ -86,6 +89,71 @@ def test_a_slot_is_loaded_in_the_framework_of_its_info(registry: Registry) -> No
     pixels = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
     offline = registry.get("cats:1").predictor("flax")(pixels)
     assert slot.predictor(pixels) == pytest.approx(offline, abs=1e-6)
+
+
+def weights(registry: Registry, seed: int) -> Path:
+    return blobs.content_path(registry.blobs, sample(seed).manifest.files["weights.safetensors"].sha256)
+
+
+@pytest.mark.parametrize(("mode", "hashes"), [("cached", 1), ("full", 3), ("fast", 0)])
+def test_how_often_a_server_and_its_replicas_hash(
+    registry: Registry, mode: Verify, hashes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = spec(registry, verification=VerificationSpec(mode=mode), batching=BatchingSpec(max_batch_size=1))
+    size, hashed = sample(3).manifest.size, []
+
+    def counted(content: bytes) -> str:
+        hashed.append(len(content))
+        return manifest.sha256(content)
+
+    monkeypatch.setattr(blobs, "sha256", counted)
+    info = published(settings)
+    assert info.verification == mode
+    for _ in range(2):
+        load_slot(settings, info)
+    assert hashed.count(size) == hashes
+
+
+def test_fast_is_told_in_the_log(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    published(spec(registry, verification=VerificationSpec(mode="fast")))
+    assert "dogs:1" in caplog.text
+    assert "loaded without hashing its files (fast)" in caplog.text
+    caplog.clear()
+    published(spec(registry))
+    assert caplog.text == ""
+
+
+def test_the_cache_is_where_and_as_large_as_the_spec_says(registry: Registry, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    published(spec(registry, verification=VerificationSpec(cache_dir=folder)))
+    assert (folder / weights(registry, 3).name).exists()
+    published(spec(registry, verification=VerificationSpec(cache_dir=tmp_path / "small", cache_gb=1e-8)))
+    assert not (tmp_path / "small").exists()
+
+
+def test_what_is_not_signed_is_not_served(registry: Registry, tmp_path: Path) -> None:
+    private, public = generated(tmp_path)
+    settings = spec(registry, model="cats:2", verification=VerificationSpec(require_signature=(public,)))
+    with pytest.raises(
+        IntegrityError, match=r"cats:2 \(sha256:\w+\) is not signed by .*: it has no signature"
+    ) as caught:
+        published(settings)
+    assert caught.value.exit_code == 3
+    registry.sign("cats:2", private)
+    info = published(settings)
+    load_slot(settings, info)
+    registry.publish(sample(5), "cats")
+    shutil.rmtree(registry.annotations)  # it went after the server had begun
+    with pytest.raises(IntegrityError, match=r"is not signed by .*: it has no signature"):
+        load_slot(settings, info)
+
+
+def test_the_replicas_find_keys_and_cache_from_another_folder(tmp_path: Path) -> None:
+    how = VerificationSpec(require_signature=(Path("key.pub"),), cache_dir=Path("cache"))
+    for given, absolute in ((how, (tmp_path / "key.pub", tmp_path / "cache")), (VerificationSpec(), None)):
+        cluster = RayCluster(ServingSpec(verification=given), INFO, tmp_path)
+        found = cluster._spec.verification
+        assert (found.require_signature, found.cache_dir) == (((absolute[0],), absolute[1]) if absolute else ((), None))
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,10 @@ class ReplicaMetrics:
             "dlhpc_rate_limited", "Requests that a rate limit refused.", ["limit"], registry=self._registry
         )
         self._model = Gauge(
-            "dlhpc_model_info", "1 for each served version.", ["model", "digest", "backend"], registry=self._registry
+            "dlhpc_model_info",
+            "1 for each served version.",
+            ["model", "digest", "backend", "verification"],
+            registry=self._registry,
         )
         ProcessCollector(namespace="dlhpc_replica", registry=self._registry)
         self._answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
@@ -76,9 +79,9 @@ class ReplicaMetrics:
         """Count a request refused by a limit: `client` or `total`."""
         self._rate_limited.labels(limit).inc()
 
-    def serves(self, model: str, digest: str, backend: str) -> None:
-        """Name a version that is served."""
-        self._model.labels(model, digest, backend).set(1)
+    def serves(self, model: str, digest: str, backend: str, verification: str) -> None:
+        """Name a version that is served, and how its bytes were looked at."""
+        self._model.labels(model, digest, backend, verification).set(1)
 
     def families(self) -> list[Metric]:
         """All metrics as they are now; plain values, fit to be sent to another process."""

@@ -40,8 +40,16 @@ def put(
     return digest
 
 
-def read(root: Path, digest: str, what: str, size: int | None = None, progress: Progress = quiet) -> bytes:
-    """The bytes of a digest, read once and hashed as read.
+def read(
+    root: Path,
+    digest: str,
+    what: str,
+    size: int | None = None,
+    progress: Progress = quiet,
+    *,
+    hashed: bool = True,
+) -> bytes:
+    """The bytes of a digest, read once and hashed as read; not `hashed`, only their number is compared with `size`.
 
     `what` says what they should be. Raises IntegrityError, naming the file, when they are missing, unreadable, of the
     wrong length or different.
@@ -59,7 +67,7 @@ def read(root: Path, digest: str, what: str, size: int | None = None, progress: 
         raise IntegrityError(f"{path}: missing: it holds {what}; {_RESTORE}") from error
     except OSError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror}): it holds {what}") from error
-    actual = sha256(content)
+    actual = sha256(content) if hashed else digest
     if actual != digest:
         raise IntegrityError(f"{path}: sha256 is {actual}, expected {digest}: {what} is damaged; {_RESTORE}")
     return content

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import builtins
+import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from dlhpc.errors import IntegrityError
+from dlhpc.errors import IntegrityError, UsageError
 from dlhpc.ports import BackendLoader
 from dlhpc.registry import absent, aliases, blobs, labels, remarks, signatures, tagging
 from dlhpc.registry.artifact import Artifact, load_artifact
 from dlhpc.registry.benchmark_record import BenchmarkRecord
+from dlhpc.registry.cache import NodeCache
 from dlhpc.registry.folders import entries
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.manifest import FileEntry, Manifest, parse_manifest
@@ -20,6 +23,9 @@ from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, SignatureRecord
 from dlhpc.registry.records import numbers, record_path
 from dlhpc.registry.refs import NAME, AliasRef, DigestRef, LabelRef, NewestRef, check_name, parse_ref, short
 from dlhpc.spec.base import canonical_json
+from dlhpc.spec.verification import Verify
+
+LOG = logging.getLogger(__name__)
 
 MARKER = canonical_json({"format": 1, "kind": "dlhpc-registry"}) + b"\n"
 MARKER_FILE = "registry.json"
@@ -56,32 +62,59 @@ class Reader:
         self.names_folder = self.root / "names"
         self.annotations = self.root / "annotations"
 
-    def get(self, ref: str, *, require_signature: Sequence[Path | str] = ()) -> Artifact:
+    def get(
+        self,
+        ref: str,
+        *,
+        verify: Verify = "full",
+        cache: NodeCache | None = None,
+        require_signature: Sequence[Path | str] = (),
+    ) -> Artifact:
         """The artifact of a reference, verified: the bytes that were hashed are the bytes that are deserialised.
 
-        `require_signature` are files with public keys: one of these keys has to have signed the version. Raises
-        UsageError on a malformed reference, NotFoundError when there is no such version, and IntegrityError, naming
-        the file, when any byte is not as published.
+        `verify="cached"` takes files from the node's `cache` (the user's by default), which were hashed when they came
+        there; "fast" compares their sizes and hashes the manifest alone. `require_signature` are files with public
+        keys: one of these keys has to have signed the version.
+        Raises UsageError on a malformed reference, NotFoundError when there is no such version, and IntegrityError,
+        naming the file, when any byte is not as published.
         """
-        manifest_bytes, files = self.read(ref, require_signature=require_signature)
-        return load_artifact(manifest_bytes, files, self.load_backend, ref)
+        read = self.read(ref, verify=verify, cache=cache, require_signature=require_signature)
+        return load_artifact(*read, self.load_backend, ref)
 
     def read(
-        self, ref: str, *, require_signature: Sequence[Path | str] = (), progress: Progress = quiet
+        self,
+        ref: str,
+        *,
+        verify: Verify = "full",
+        cache: NodeCache | None = None,
+        require_signature: Sequence[Path | str] = (),
+        progress: Progress = quiet,
     ) -> tuple[bytes, dict[str, bytes]]:
-        """The verified bytes of a version: its manifest, and its files by name."""
+        """The verified bytes of a version: its manifest, and its files by name. As `get`."""
         digest = self.resolve(ref)
         content, manifest = self._manifest(digest)
+        version = f"{ref} ({short(digest)})"
         if require_signature:
+            if verify == "fast":
+                raise UsageError(f"{version}: a signature is of digests, which verify='fast' does not compute")
             signatures.require(self.annotations, digest, manifest.digests, ref, require_signature)
+        if verify == "fast":
+            LOG.warning("%s: loaded without hashing its files (fast): a changed byte goes unnoticed", version)
+
+        def fetch(name: str, entry: FileEntry) -> bytes:
+            return self.read_file(entry, f"{name} of {version}", progress, hashed=verify != "fast")
+
+        if verify != "cached":
+            return content, {name: fetch(name, entry) for name, entry in manifest.files.items()}
+        cache = cache or NodeCache()
         return content, {
-            name: self.read_file(entry, f"{name} of {ref} ({short(digest)})", progress)
+            name: cache.read(entry.sha256, entry.size, partial(fetch, name, entry))
             for name, entry in manifest.files.items()
         }
 
-    def read_file(self, entry: FileEntry, what: str, progress: Progress = quiet) -> bytes:
+    def read_file(self, entry: FileEntry, what: str, progress: Progress = quiet, *, hashed: bool = True) -> bytes:
         """The verified bytes of a file that a manifest names; `what` says in errors what they should be."""
-        return blobs.read(self.blobs, entry.sha256, what, entry.size, progress)
+        return blobs.read(self.blobs, entry.sha256, what, entry.size, progress, hashed=hashed)
 
     def manifest(self, ref: str) -> Manifest:
         """The verified manifest of a reference."""

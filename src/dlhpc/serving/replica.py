@@ -33,7 +33,7 @@ class Replica:
         self._id = replica_id
         self._started = time.monotonic()
         self._metrics = ReplicaMetrics()
-        self._metrics.serves(slot.info.name, slot.info.digest, slot.info.backend)
+        self._metrics.serves(slot.info.name, slot.info.digest, slot.info.backend, slot.info.verification)
         self._admission = Admission(spec.limits.max_concurrent)
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._readers = ThreadPoolExecutor(READERS, "read")

@@ -25,6 +25,8 @@ import httpx
 from dlhpc import errors
 from dlhpc.backends import load_backend
 from dlhpc.errors import ConfigError, DlhpcError, MissingExtraError, ServingError
+from dlhpc.registry.artifact import Artifact
+from dlhpc.registry.cache import NodeCache
 from dlhpc.registry.store import Registry
 from dlhpc.serving.api_keys import KeyFile
 from dlhpc.serving.app import App
@@ -84,7 +86,7 @@ def published(spec: ServingSpec) -> ModelInfo:
     """The version that a spec stands for, verified: every replica serves this one, whatever is published meanwhile."""
     registry = Registry(spec.registry, load_backend)
     ref = spec.model or registry.newest().ref
-    artifact = registry.get(ref)
+    artifact = _verified(registry, spec, ref)
     names = [version.ref for version in registry.labels(artifact.digest)]
     asked = [name for name in names if name.partition(":")[0] == re.split("[:@]", ref)[0]]
     shape = artifact.manifest.run.model.input_shape
@@ -95,14 +97,23 @@ def published(spec: ServingSpec) -> ModelInfo:
         backend=artifact.manifest.run.backend if spec.backend == "auto" else spec.backend,
         classes=artifact.classes,
         input_shape=shape,
+        verification=spec.verification.mode,
     )
 
 
 def load_slot(spec: ServingSpec, info: ModelInfo) -> Slot:
     """Load a version, verified once more, and warm it up."""
-    slot = Slot(info, Registry(spec.registry, load_backend).get(info.digest).predictor(info.backend))
+    artifact = _verified(Registry(spec.registry, load_backend), spec, info.digest)
+    slot = Slot(info, artifact.predictor(info.backend))
     slot.warm_up(spec.batching.max_batch_size)
     return slot
+
+
+def _verified(registry: Registry, spec: ServingSpec, ref: str) -> Artifact:
+    """A version, looked at as the spec says."""
+    how = spec.verification
+    cache = NodeCache(how.cache_dir, how.cache_bytes)
+    return registry.get(ref, verify=how.mode, cache=cache, require_signature=how.require_signature)
 
 
 class RayReplica:
@@ -241,9 +252,15 @@ class RayCluster:
 
 def _from_anywhere(spec: ServingSpec) -> ServingSpec:
     """The spec with absolute paths: replicas have working folders of their own."""
-    keys = spec.auth.keys
+    keys, how = spec.auth.keys, spec.verification
     auth = spec.auth.model_copy(update={"keys": keys.resolve() if keys is not None else None})
-    return spec.model_copy(update={"registry": spec.registry.resolve(), "auth": auth})
+    verification = how.model_copy(
+        update={
+            "require_signature": tuple(key.resolve() for key in how.require_signature),
+            "cache_dir": None if how.cache_dir is None else how.cache_dir.resolve(),
+        }
+    )
+    return spec.model_copy(update={"registry": spec.registry.resolve(), "auth": auth, "verification": verification})
 
 
 def _tame_driver() -> None:

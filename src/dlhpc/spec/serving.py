@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from dlhpc.spec.base import NETWORK_FORMAT, NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+from dlhpc.spec.verification import VerificationSpec
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 
@@ -99,6 +100,9 @@ class ServingSpec(Spec):
 
     backend: Literal["auto", "flax", "torch"] = "auto"
     """Framework that computes: either can serve any model. `auto` is the one that trained it."""
+
+    verification: VerificationSpec = VerificationSpec()
+    """How closely the model is looked at before it answers."""
 
     host: str = "127.0.0.1"
     """Address to listen on, for both ports; 0.0.0.0 is every interface."""

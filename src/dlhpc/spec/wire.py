@@ -63,6 +63,8 @@ class ModelInfo(_Body):
     """Name of each class, in order."""
     input_shape: tuple[int, int, int]
     """[height, width, channels] that images are resized to."""
+    verification: str = "full"
+    """How its bytes were looked at: `full`, `cached` or, with sizes alone, `fast`."""
 
 
 class HealthReply(_Body):
