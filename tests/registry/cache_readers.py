@@ -10,6 +10,7 @@ from unittest.mock import patch
 from dlhpc.backends import load_backend
 from dlhpc.registry import manifest
 from dlhpc.registry.cache import NodeCache
+from dlhpc.registry.manifest import WEIGHTS_FILE
 from dlhpc.registry.store import Registry
 from tests.registry.samples import sample
 from tests.registry.writers import forked
@@ -20,7 +21,7 @@ def main() -> None:
     root, readers = Path(sys.argv[1]), int(sys.argv[2])
     registry = Registry(root / "registry", load_backend)
     registry.publish(sample(), "pets")
-    size = sample().manifest.size
+    size = sample().manifest.files[WEIGHTS_FILE].size
     ready, go = os.pipe()
 
     def read() -> None:

@@ -100,7 +100,7 @@ def test_how_often_a_server_and_its_replicas_hash(
     registry: Registry, mode: Verify, hashes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = spec(registry, verification=VerificationSpec(mode=mode), batching=BatchingSpec(max_batch_size=1))
-    size, hashed = sample(3).manifest.size, []
+    size, hashed = weights(registry, 3).stat().st_size, []
 
     def counted(content: bytes) -> str:
         hashed.append(len(content))

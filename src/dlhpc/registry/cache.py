@@ -66,7 +66,7 @@ class NodeCache:
         with ExitStack() as stack:
             with self._telling("be locked"):
                 stack.enter_context(self._locked(digest))
-            content = self._kept(digest, size)  # another process may have been first
+            content = self._kept(digest, size, quiet=False)  # another process may have been first
             if content is None:
                 content = fetch()
                 with self._telling("be written"):
@@ -88,26 +88,26 @@ class NodeCache:
             return True
         return False
 
-    def _kept(self, digest: str, size: int) -> bytes | None:
-        """The bytes, if they are as they were left here."""
+    def _kept(self, digest: str, size: int, *, quiet: bool = True) -> bytes | None:
+        """The bytes, if they are as they were left here; else, not `quiet`, a warning: nobody is writing them now."""
         path = self.folder / digest
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            LOG.warning("%s: not as it was left here (%s): fetched again", path, error.strerror)
-            return None
-        with open(descriptor, "rb") as file:
-            recorded = self._record(digest)
-            before = _identity(os.fstat(descriptor))
-            if before == recorded and before["size"] == size:
-                content = file.read()
-                if _identity(os.fstat(descriptor)) == before and len(content) == size:
-                    with suppress(OSError):
-                        os.utime(self.folder / f"{digest}{_LOCK}")
-                    return content
-        LOG.warning("%s: not as it was left here: fetched and hashed again", path)
+        except OSError:  # a link, or not ours
+            descriptor = None
+        if descriptor is not None:
+            with open(descriptor, "rb") as file:
+                before = _identity(os.fstat(descriptor))
+                if before == self._record(digest) and before["size"] == size:
+                    content = file.read()
+                    if _identity(os.fstat(descriptor)) == before and len(content) == size:
+                        with suppress(OSError):
+                            os.utime(self.folder / f"{digest}{_LOCK}")
+                        return content
+        if not quiet:
+            LOG.warning("%s: not as it was left here: fetched and hashed again", path)
         return None
 
     def _keep(self, digest: str, content: bytes) -> None:
