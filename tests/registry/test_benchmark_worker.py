@@ -1,12 +1,15 @@
 import io
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dlhpc.backends import load_backend
 from dlhpc.registry.benchmark_record import Load, Process, Round
 from dlhpc.registry.benchmark_worker import serve
 from dlhpc.registry.blobs import content_path
+from dlhpc.registry.manifest import GOLDEN_FILE, FileEntry, sha256
 from dlhpc.registry.store import Registry
 from tests.registry.samples import sample
 
@@ -18,10 +21,10 @@ def store(tmp_path):
     return store
 
 
-def ask(store, backend, *questions):
+def ask(store, backend, *questions, digest=None):
     answers = io.StringIO()
     lines = io.StringIO("".join(json.dumps(question) + "\n" for question in questions))
-    serve(str(store.root), sample(0).digest, backend, lines, answers)
+    serve(str(store.root), digest or sample(0).digest, backend, lines, answers)
     return [json.loads(line) for line in answers.getvalue().splitlines()]
 
 
@@ -34,6 +37,19 @@ def test_it_answers_line_by_line(store, backend):
     assert Round.model_validate(first["round"]).calls == 2
     assert first["first_call_ms"] == second["first_call_ms"] > 0
     assert parity["parity"] < 1e-6
+
+
+def test_parity_is_with_the_stored_answers(store):
+    artifact = sample(0)
+    golden = artifact.golden()
+    content = replace(golden, outputs=golden.outputs + np.float32(0.25)).to_bytes()
+    entry = FileEntry(sha256=sha256(content), size=len(content))
+    manifest = artifact.manifest.model_copy(update={"files": {**artifact.manifest.files, GOLDEN_FILE: entry}})
+    store.publish(
+        replace(artifact, manifest=manifest, manifest_bytes=manifest.to_bytes(), files={GOLDEN_FILE: content}), "odd"
+    )
+    said = ask(store, "torch", {"ask": "parity"}, digest=store.resolve("odd"))
+    assert said[-1]["parity"] == pytest.approx(0.25, abs=1e-5)
 
 
 def test_a_damaged_version_is_the_last_answer(store):

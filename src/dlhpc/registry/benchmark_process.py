@@ -38,7 +38,7 @@ class Subject(Protocol):
         ...
 
     def parity(self) -> float:
-        """Largest difference of a class probability to the canonical ones, on the golden inputs."""
+        """Largest difference of a class probability to the golden answers."""
         ...
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class WorkerProcess:
         return Load.model_validate(self._ask(ask="load"))
 
     def parity(self) -> float:
-        """Largest difference of a class probability to the canonical ones, on the golden inputs."""
+        """Largest difference of a class probability to the golden answers."""
         return float(self._ask(ask="parity")["parity"])
 
     def close(self) -> None:

@@ -84,7 +84,7 @@ class Process(Spec):
     """Held in memory once the version was loaded, before the first call."""
     loads: Annotated[tuple[Load, ...], Field(min_length=1)]
     parity: NonNegativeFloat
-    """Largest difference of a class probability to the canonical ones, on the golden inputs."""
+    """Largest difference of a class probability to the golden answers, which are stored with the version."""
 
 
 class BenchmarkRecord(RemarkRecord):

@@ -26,8 +26,6 @@ from dlhpc.registry.reader import Reader
 from dlhpc.registry.timing import images, time_calls
 
 PACKAGES = {"flax": ("jax", "jaxlib", "flax"), "torch": ("torch",)}
-GOLDEN = 8
-"""Images on which the frameworks' answers are compared."""
 
 
 class Worker:
@@ -68,9 +66,8 @@ class Worker:
                 (_, _, read_s), load_s = _timed(self._load)
                 return {"read_ms": read_s * 1e3, "build_ms": (load_s - read_s) * 1e3}
             case {"ask": "parity"}:
-                golden = images(GOLDEN, self._shape, "uint8")
-                apart = np.abs(self._predict(golden) - self._artifact.predictor()(golden))
-                return {"parity": float(apart.max())}
+                golden = self._artifact.golden()
+                return {"parity": float(np.abs(self._predict(golden.inputs) - golden.outputs).max())}
         raise DlhpcError(f"the worker does not understand {question}")
 
     def _load(self) -> tuple[Artifact, Predictor, float]:
