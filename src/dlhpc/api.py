@@ -18,12 +18,15 @@ from dlhpc.data.plan import Plan
 from dlhpc.data.sources import open_dataset
 from dlhpc.errors import ConfigError, DlhpcError, Interrupted, NotFoundError, UsageError
 from dlhpc.ports import Learner
+from dlhpc.registry import derived as derived_files
 from dlhpc.registry import exchange, promotion, store
 from dlhpc.registry.artifact import Artifact, new_artifact
 from dlhpc.registry.benchmark import BenchmarkPlan
 from dlhpc.registry.benchmark import Progress as Steps
 from dlhpc.registry.benchmark_record import BenchmarkRecord
 from dlhpc.registry.comparison import Comparison
+from dlhpc.registry.derivation import derive
+from dlhpc.registry.derived_record import DerivedFormat, DerivedRecord
 from dlhpc.registry.diff import Difference, diff
 from dlhpc.registry.events import Event, events
 from dlhpc.registry.gates import parse_gate
@@ -82,6 +85,24 @@ class Registry(store.Registry):
     def diff(self, a: str, b: str, *, weights: bool = True) -> Difference:
         """How two versions differ."""
         return diff(self, a, b, weights=weights)
+
+    def derive(
+        self, ref: str, form: DerivedFormat, *, backend: str | None = None, tolerance: float | None = None
+    ) -> DerivedRecord:
+        """A version as a file in another format, checked against its golden examples; the record that says so."""
+        return derive(self, ref, form, backend=backend, tolerance=tolerance)
+
+    def derived(self, ref: str) -> tuple[DerivedRecord, ...]:
+        """What was derived from a version, oldest first."""
+        return derived_files.derived(self, ref)
+
+    def derived_file(self, ref: str, form: DerivedFormat, *, backend: str | None = None) -> bytes:
+        """The verified bytes of the newest derived file of a format."""
+        return derived_files.read(self, derived_files.find(self, ref, form, backend))
+
+    def quantised(self, ref: str) -> Artifact:
+        """The artifact of a version with the weights of its int8 file."""
+        return derived_files.quantised(self, ref)
 
     def lineage(self, ref: str) -> Lineage:
         """Where a version comes from: run, data, code, parents."""

@@ -108,6 +108,42 @@ class Device:
     """Threads of the host that one operation may use."""
 
 
+ExportFormat = Literal["onnx", "stablehlo", "torch-export"]
+"""Formats in which a model is a program of its own, that runs without dlhpc."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model as a program: pixels in, class probabilities out, preprocessing inside, any number of images."""
+
+    content: bytes
+    facts: Mapping[str, str]
+    """What a user of the file has to know: names and types of input and output, opset, and the like."""
+
+
+class Exporter(Protocol):
+    """What makes programs of models, and runs them as their users will."""
+
+    @property
+    def formats(self) -> tuple[ExportFormat, ...]:
+        """What it can write."""
+        ...
+
+    def packages(self, form: ExportFormat) -> tuple[str, ...]:
+        """What writes and runs a format, by the names under which they are installed. UsageError for another format."""
+        ...
+
+    def export(
+        self, form: ExportFormat, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing
+    ) -> Exported:
+        """The program of canonical weights. Raises MissingExtraError where a format's library is not installed."""
+        ...
+
+    def program(self, form: ExportFormat, content: bytes, model: ModelSpec) -> Predictor:
+        """A predictor that runs a program as it is. For bytes of one's own only: a program may do anything."""
+        ...
+
+
 class Backend(Protocol):
     """One framework's engines."""
 
@@ -126,6 +162,10 @@ class Backend(Protocol):
 
     def predictor(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> Predictor:
         """A predictor over canonical weights. Raises IntegrityError when they do not fit the model's table."""
+        ...
+
+    def exporter(self) -> Exporter:
+        """What makes programs of models."""
         ...
 
 

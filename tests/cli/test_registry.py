@@ -1,6 +1,7 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from dlhpc.backends import load_backend
 from dlhpc.cli.main import main
 from dlhpc.cli.output import bytes_text
 from dlhpc.registry.blobs import content_path
+from dlhpc.registry.manifest import sha256
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 from tests.registry.samples import sample
@@ -219,9 +221,36 @@ def test_gc_sweeps_what_was_left(store, dlhpc):
     assert verify(store).problems == []
 
 
+def test_derive_makes_a_file_and_derived_lists_and_copies_it(store, dlhpc):
+    made = json.loads(dlhpc("registry", "derive", "pets", "--format", "int8", "--out", "a.safetensors", "--json").out)
+    assert (made["derivation"], made["backend"], made["accuracy"], made["number"]) == ("int8", "flax", None, 1)
+    content = Path("a.safetensors").read_bytes()
+    assert made["file"] == {"sha256": sha256(content), "size": len(content)}
+    lines = dlhpc("registry", "derived", "pets").out.splitlines()
+    assert lines[1].split() == ["format", "by", "size", "difference", "accuracy", "made", "sha256"]
+    assert made["file"]["sha256"][:12] in lines[2]
+    assert "not measured: the data has changed" in lines[2]
+    said = dlhpc("registry", "derived", "pets", "--format", "int8", "--out", "b.safetensors").out
+    assert said.startswith("int8 by flax, ")
+    assert f"b.safetensors: sha256:{made['file']['sha256']}" in said
+    assert Path("b.safetensors").read_bytes() == content
+    (listed,) = json.loads(dlhpc("registry", "derived", "pets", "--json").out)
+    assert {**listed, "out": "a.safetensors"} == made
+    assert json.loads(dlhpc("registry", "show", "pets", "--json").out)["derived"] == [listed]
+    assert "int8 by flax, " in dlhpc("registry", "show", "pets").out
+    assert "derived int8 by flax" in dlhpc("registry", "history", "pets").out
+    assert "derived" not in dlhpc("registry", "history", "pets:1").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
+        (["derive", "pets", "--format", "stablehlo", "--backend", "torch"], 2, "torch writes onnx and torch-export"),
+        (["derive", "pets", "--format", "onnx", "--tolerance", "2"], 2, "expected a number between 0 and 1"),
+        (["derive", "pets", "--format", "int8", "--tolerance", "1e-9"], 1, "nothing was recorded"),
+        (["derive", "pets", "--format", "pickle"], 2, "'pickle' is not one of 'onnx'"),
+        (["derived", "pets", "--format", "onnx"], 4, "make it: dlhpc registry derive pets --format onnx"),
+        (["derived", "pets", "--out", "x"], 2, "say which with --format"),
         (["tag", "pets", "stage"], 2, "'stage' is no tag: expected KEY=VALUE; to remove one: --remove stage"),
         (["tag", "pets", "=gold"], 2, "'' is no valid tag"),
         (["tag", "pets", "a=b", "--remove", "a"], 2, "a: to be set and to be removed"),
@@ -249,7 +278,23 @@ def test_mistakes_are_explained(store, dlhpc, arguments, status, message):
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "list", "show", "search", "diff", "get", "alias", "tag", "note", "history", "verify", "gc"]
+    "verb",
+    [
+        "",
+        "list",
+        "show",
+        "search",
+        "diff",
+        "get",
+        "derive",
+        "derived",
+        "alias",
+        "tag",
+        "note",
+        "history",
+        "verify",
+        "gc",
+    ],
 )
 def test_help_shows_examples(dlhpc, verb):
     text = dlhpc(*["registry", *verb.split(), "--help"]).out

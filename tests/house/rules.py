@@ -40,6 +40,9 @@ FENCES: dict[str, list[str]] = {
     "click": ["dlhpc/cli/*.py"],
     "cryptography": ["dlhpc/registry/signing.py"],
     "securesystemslib": ["dlhpc/registry/signing.py"],
+    "onnx": ["*/onnx_*.py"],
+    "onnxruntime": ["*/onnx_*.py"],
+    "onnxscript": ["*/onnx_*.py"],
 }
 """Library -> the only files that may import it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 
+from dlhpc.engines.flax_export import FlaxExporter
 from dlhpc.engines.flax_learner import FlaxLearner
 from dlhpc.engines.flax_predictor import FlaxPredictor
 from dlhpc.monitoring.machine import usable_cores
@@ -13,7 +14,7 @@ from dlhpc.spec.run import RunSpec
 
 
 class FlaxBackend:
-    """Learners and predictors on JAX."""
+    """Learners, predictors and exporters on JAX."""
 
     name = "flax"
 
@@ -28,6 +29,10 @@ class FlaxBackend:
     def predictor(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> FlaxPredictor:
         """A predictor over canonical weights. Raises IntegrityError when they do not fit the model's table."""
         return FlaxPredictor(model, weights, preprocessing)
+
+    def exporter(self) -> FlaxExporter:
+        """What makes programs of models."""
+        return FlaxExporter()
 
 
 BACKEND: Backend = FlaxBackend()

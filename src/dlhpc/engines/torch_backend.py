@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from dlhpc.engines.torch_export import TorchExporter
 from dlhpc.engines.torch_learner import TorchLearner
 from dlhpc.engines.torch_network import local_device
 from dlhpc.engines.torch_predictor import TorchPredictor
@@ -13,7 +14,7 @@ from dlhpc.spec.run import RunSpec
 
 
 class TorchBackend:
-    """Learners on a DeepSpeed engine, predictors on plain PyTorch."""
+    """Learners on a DeepSpeed engine, predictors and exporters on plain PyTorch."""
 
     name = "torch"
 
@@ -30,6 +31,10 @@ class TorchBackend:
     def predictor(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> TorchPredictor:
         """A predictor over canonical weights. Raises IntegrityError when they do not fit the model's table."""
         return TorchPredictor(model, weights, preprocessing)
+
+    def exporter(self) -> TorchExporter:
+        """What makes programs of models."""
+        return TorchExporter()
 
 
 BACKEND: Backend = TorchBackend()

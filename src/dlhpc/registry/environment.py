@@ -18,8 +18,13 @@ _PACKAGES = {
 
 def environment(backend: str) -> dict[str, str]:
     """Versions that bear on the numbers: Python, dlhpc, numpy, the backend's packages; and the machine."""
+    return toolchain("safetensors", *_PACKAGES[backend])
+
+
+def toolchain(*packages: str) -> dict[str, str]:
+    """Versions of Python, dlhpc, numpy and of those packages that are installed; and the kind of machine."""
     found = {"python": platform.python_version(), "platform": f"{platform.system()}-{platform.machine()}"}
-    for package in ("deep-learning-hpc-demo", "numpy", "safetensors", *_PACKAGES[backend]):
+    for package in ("deep-learning-hpc-demo", "numpy", *packages):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -1,4 +1,5 @@
-"""What happened to a name or to a version: publications, moves of aliases, tags, notes, benchmarks, in order.
+"""What happened to a name or to a version: publications, moves of aliases, tags, notes, benchmarks, derived
+files, in order.
 
 The order is that of the records' sequence numbers, so a clock that jumped changes nothing. Moves written by the first
 format have none: they stand after the publication that they point to and the move before them.
@@ -12,13 +13,14 @@ from typing import Literal
 
 from dlhpc.registry import aliases, blobs, labels, remarks
 from dlhpc.registry.benchmark_record import BenchmarkRecord
+from dlhpc.registry.derived_record import DerivedRecord
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.reader import Reader
 from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, SignatureRecord, TagRecord
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NewestRef, parse_ref
 
-Kind = Literal["published", "alias", "tag", "untag", "note", "signature", "benchmark"]
+Kind = Literal["published", "alias", "tag", "untag", "note", "signature", "benchmark", "derived"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,12 @@ class Event:
     ref: str
     """`name:number` of that version, under the name that it happened to."""
     what: str
-    """The alias or tag; the run's folder of a publication; the key of a signature; where a benchmark was made; empty
-    for notes."""
+    """The alias or tag; the run's folder of a publication; the key of a signature; where a benchmark was made; format
+    and framework of a derived file; empty for notes."""
     before: str | None
     """Where the alias stood (`name:number`), or the tag's value."""
     after: str | None
-    """Where the alias stands from then on, or the tag's value."""
+    """Where the alias stands from then on, the tag's value, or the digest of the derived file."""
     note: str
     """Why, in the writer's words; the text of a note."""
 
@@ -117,3 +119,6 @@ def _remarks(registry: Reader, digest: str, ref: str) -> Iterator[Event]:
     for each in remarks.ledger(registry.annotations, digest, BenchmarkRecord).all():
         where = ", ".join([*(process.backend for process in each.processes), str(each.hardware)])
         yield Event(each.sequence or 0, each.at, each.by, "benchmark", digest, ref, where, None, None, "")
+    for made in remarks.ledger(registry.annotations, digest, DerivedRecord).all():
+        what = f"{made.derivation} by {made.backend}"
+        yield Event(made.sequence or 0, made.at, made.by, "derived", digest, ref, what, None, made.file.sha256, "")

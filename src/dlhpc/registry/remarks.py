@@ -14,12 +14,19 @@ from typing import Final, TypeVar
 
 from dlhpc.registry import blobs
 from dlhpc.registry.benchmark_record import BenchmarkRecord
+from dlhpc.registry.derived_record import DerivedRecord
 from dlhpc.registry.ledger import Ledger
 from dlhpc.registry.record_kinds import NoteRecord, RemarkRecord, SignatureRecord, TagRecord
 
 A = TypeVar("A", bound=RemarkRecord)
 
-KINDS: Final[tuple[type[RemarkRecord], ...]] = (TagRecord, NoteRecord, SignatureRecord, BenchmarkRecord)
+KINDS: Final[tuple[type[RemarkRecord], ...]] = (
+    TagRecord,
+    NoteRecord,
+    SignatureRecord,
+    BenchmarkRecord,
+    DerivedRecord,
+)
 
 
 def ledger(root: Path, digest: str, kind: type[A]) -> Ledger[A]:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from dlhpc.errors import ConflictError, IntegrityError, NotFoundError, UsageError
 from dlhpc.files import write_atomic
@@ -36,12 +37,23 @@ from dlhpc.registry.leases import lease
 from dlhpc.registry.manifest import WEIGHTS_FILE, Manifest, parse_manifest, sha256
 from dlhpc.registry.progress import Progress, quiet
 from dlhpc.registry.reader import MARKER, MARKER_FILE, Reader, Version
-from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, SignatureRecord, Stamp, TagRecord, VersionRecord
+from dlhpc.registry.record_kinds import (
+    AliasRecord,
+    NoteRecord,
+    RemarkRecord,
+    SignatureRecord,
+    Stamp,
+    Stamper,
+    TagRecord,
+    VersionRecord,
+)
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NAME, check_name
 from dlhpc.weights.file import to_bytes
 
 __all__ = ["MARKER", "Registry", "Version"]
+
+A = TypeVar("A", bound=RemarkRecord)
 
 CLOCK = ".clock"
 
@@ -193,6 +205,18 @@ class Registry(Reader):
         digests = list(dict.fromkeys(self._published(ref) for ref in refs))
         with self._writing(*(blobs.content_path(self.annotations, digest) for digest in digests)):
             yield digests, lambda digest, found: add_benchmark(self.annotations, digest, found, self._stamp)
+
+    def attach(self, ref: str, content: bytes, add: Callable[[Path, str, Stamper], A]) -> A:
+        """Keep a file that a record about a version stands for, and write the record.
+
+        `add` is given the folder of annotations, the version's digest, and what stamps a record; it gives the record.
+        """
+        digest = self._published(ref)
+        with self._writing(
+            blobs.content_path(self.annotations, digest), blobs.content_path(self.blobs, sha256(content))
+        ):
+            blobs.put(self.blobs, content)
+            return add(self.annotations, digest, self._stamp)
 
     def _tag(self, digest: str, key: str, value: str | None, note: str) -> TagRecord | None:
         tagging.check_text(note, "note")

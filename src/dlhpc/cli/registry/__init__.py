@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dlhpc.cli.registry.comparing import diff, search
+from dlhpc.cli.registry.deriving import derive, derived
 from dlhpc.cli.registry.exchanging import pull, push
 from dlhpc.cli.registry.measuring import benchmark, benchmarks
 from dlhpc.cli.registry.naming import alias, history, note, tag
@@ -26,6 +27,7 @@ Examples:
   dlhpc registry promote digits-mlp@candidate production""",
     commands=[
         *(list_command, show, search, diff, get),
+        *(derive, derived),
         *(benchmark, benchmarks, compare, promote),
         *(alias, tag, note, history),
         *(keygen, sign, verify, gc, push, pull),

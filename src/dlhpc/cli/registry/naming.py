@@ -115,7 +115,7 @@ A bare name means all that happened to the name; else all that happened to the o
 @click.argument("ref", metavar="NAME|REF")
 @common
 def history(ref: str, root: Path, as_json: bool) -> None:
-    """Publications, moves of aliases, tags, notes and benchmarks, in the order in which they happened."""
+    """Publications, aliases, tags, notes, benchmarks and derived files, in the order in which they happened."""
     events = open_registry(root).events(ref)
     if as_json:
         print_json([asdict(event) for event in events])
@@ -142,6 +142,8 @@ def _what(event: Event) -> str:
             return f"signed with key {event.what[:12]}"
         case "benchmark":
             return f"benchmark of {event.what}"
+        case "derived":
+            return f"derived {event.what}"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dlhpc.cli.output import bytes_text, console, print_json, table
+from dlhpc.cli.registry.derived_text import derived_json, derived_text
 from dlhpc.cli.registry.options import REFERENCES, common, moment, open_registry, require_signature
 
 if TYPE_CHECKING:
@@ -53,13 +54,14 @@ Examples:
 @click.argument("ref")
 @common
 def show(ref: str, root: Path, as_json: bool) -> None:
-    """What a version is: model, classes, metrics, files, tags, notes, signatures, and where it came from."""
+    """What a version is: model, classes, metrics, files, tags, notes, signatures, derived files, and its origin."""
     registry = open_registry(root)
     digest = registry.resolve(ref)
     version = f"sha256:{digest}"
     manifest, labels = registry.manifest(version), registry.labels(digest)
     tags, notes, lineage = registry.tags(version), registry.notes(version), registry.lineage(version)
     signatures = registry.signatures(version)
+    derived = registry.derived(version)
     if as_json:
         print_json(
             {
@@ -68,6 +70,7 @@ def show(ref: str, root: Path, as_json: bool) -> None:
                 "tags": tags,
                 "notes": [note.canonical() for note in notes],
                 "signatures": [signature.canonical() for signature in signatures],
+                "derived": [derived_json(record) for record in derived],
                 "lineage": lineage.canonical(),
                 "manifest": manifest.canonical(),
             }
@@ -76,6 +79,7 @@ def show(ref: str, root: Path, as_json: bool) -> None:
     shown = table("", "", title=ref)
     shown.show_header = False
     facts = _facts(digest, manifest, labels) | _remarks(tags, notes, signatures) | _origin(manifest, lineage)
+    facts["derived"] = "\n".join(map(derived_text, derived)) or "(none)"
     for key, value in facts.items():
         shown.add_row(key, value)
     console().print(shown)
