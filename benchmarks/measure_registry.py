@@ -1,11 +1,17 @@
-"""How long a registry takes with many versions of one name: `python benchmarks/measure_registry.py --versions 10000`.
+"""How long a registry takes: with many versions of one name, or to load a large one in each mode of verification.
 
-The store is built by real publications, of manifests that differ in one metric. While it is built nothing is flushed to
-the disk; what is measured flushes as always.
+    python benchmarks/measure_registry.py --versions 10000
+    python benchmarks/measure_registry.py --load-mb 100
+
+The store of many versions is built by real publications, of manifests that differ in one metric. While it is built
+nothing is flushed to the disk; what is measured flushes as always. Loading is measured in alternating rounds, beside
+hashlib and a plain read of the same file, with all of it in the page cache.
 """
 
 import argparse
+import hashlib
 import json
+import logging
 import os
 import statistics
 import tempfile
@@ -17,7 +23,10 @@ from unittest.mock import patch
 
 from dlhpc.api import Registry
 from dlhpc.backends import load_backend
+from dlhpc.registry import blobs
 from dlhpc.registry.artifact import Artifact, new_artifact
+from dlhpc.registry.cache import NodeCache
+from dlhpc.registry.manifest import WEIGHTS_FILE
 from dlhpc.spec.data import SyntheticSpec
 from dlhpc.spec.model import MLPSpec
 from dlhpc.spec.run import RunSpec
@@ -27,9 +36,9 @@ from dlhpc.weights.table import param_table
 REPEATS = 9
 
 
-def small() -> Artifact:
+def untrained(*hidden_sizes: int) -> Artifact:
     """A model of 16 inputs and three classes."""
-    model = MLPSpec(input_shape=(4, 4, 1), num_classes=3, hidden_sizes=(5,))
+    model = MLPSpec(input_shape=(4, 4, 1), num_classes=3, hidden_sizes=hidden_sizes)
     run = RunSpec(model=model, data=SyntheticSpec(image_shape=(4, 4, 1), num_classes=3, num_examples=200))
     return new_artifact(
         run,
@@ -57,15 +66,55 @@ def measure(work: Callable[[], object]) -> dict[str, float]:
     return {"median_ms": round(statistics.median(times), 2), "least_ms": round(min(times), 2)}
 
 
+def loading(folder: Path, megabytes: float) -> dict[str, object]:
+    """Milliseconds, wall and CPU, of reading and of loading one version of about that size."""
+    artifact = untrained(2048, int(megabytes * 1e6 / 4 / 2048))
+    registry = Registry(folder / "registry")
+    registry.publish(artifact, "pets")
+    cache = NodeCache(folder / "cache")
+    path = blobs.content_path(registry.blobs, artifact.manifest.digests[WEIGHTS_FILE])
+    content = path.read_bytes()
+    logging.disable()  # the warning of every fast load
+    actions: dict[str, Callable[[], object]] = {
+        "hashlib.sha256 of the bytes": lambda: hashlib.sha256(content).hexdigest(),
+        "plain read of the file": path.read_bytes,
+        "read, full": lambda: registry.read("pets"),
+        "read, cached": lambda: registry.read("pets", verify="cached", cache=cache),
+        "read, fast": lambda: registry.read("pets", verify="fast"),
+        "get, full": lambda: registry.get("pets"),
+        "get, cached": lambda: registry.get("pets", verify="cached", cache=cache),
+        "get, fast": lambda: registry.get("pets", verify="fast"),
+    }
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in actions}
+    for _ in range(REPEATS + 1):  # the first round warms up, and fills the cache
+        for name, work in actions.items():
+            start, cpu = time.perf_counter(), time.process_time()
+            work()
+            taken[name].append((1000 * (time.perf_counter() - start), 1000 * (time.process_time() - cpu)))
+    rows: dict[str, dict[str, float]] = {}
+    for name, times in taken.items():
+        wall, cpu_times = zip(*times[1:], strict=True)
+        rows[name] = {
+            "median_ms": round(statistics.median(wall), 2),
+            "least_ms": round(min(wall), 2),
+            "cpu_ms": round(statistics.median(cpu_times), 2),
+        }
+    return {"megabytes": round(len(content) / 1e6, 1), **rows}
+
+
 def main() -> None:
     """Build, measure, print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--versions", type=int, default=10_000)
     parser.add_argument("--folder", type=Path, help="keep the store here; built only if it is not there yet")
+    parser.add_argument("--load-mb", type=float, help="measure the loading of a version of this size instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
+        if arguments.load_mb is not None:
+            print(json.dumps(loading(Path(temporary), arguments.load_mb), indent=2))
+            return
         registry = Registry(arguments.folder or Path(temporary) / "registry")
-        artifact, count = small(), arguments.versions
+        artifact, count = untrained(5), arguments.versions
         if not registry.root.exists():
             with patch.object(os, "fsync"):
                 for number in range(count):
