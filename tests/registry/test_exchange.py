@@ -11,6 +11,7 @@ from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 from dlhpc.weights.file import to_bytes
 from tests.registry.samples import sample
+from tests.registry.test_signing import generated
 
 
 @pytest.fixture
@@ -43,6 +44,22 @@ def test_a_copy_again_changes_nothing(source, target):
     before = {path: path.stat().st_mtime_ns for path in target.root.rglob("*") if "/." not in str(path)}
     assert copy(source, target, "pets@production", alias="candidate") == first
     assert {path: path.stat().st_mtime_ns for path in target.root.rglob("*") if "/." not in str(path)} == before
+
+
+def test_signatures_travel_and_still_verify(source, target, tmp_path):
+    private, public = generated(tmp_path)
+    signed = source.sign("pets:1", private, note="reviewed")
+    for _ in range(2):
+        copy(source, target, "pets:1", alias="production")
+        assert target.get("pets@production", require_signature=[public]).digest == sample(0).digest
+        (kept,) = target.signatures("pets")
+        assert (kept.envelope, kept.key, kept.note) == (signed.envelope, signed.key, "reviewed")
+    copy(source, target, "pets:2")
+    with pytest.raises(IntegrityError, match="it has no signature"):
+        target.get(f"sha256:{sample(1).digest}", require_signature=[public])
+    with pytest.raises(IntegrityError, match="the signature 1 to be kept with pets:2 is of another version"):
+        target.keep_signature("pets:2", signed)
+    assert verify(target).problems == []
 
 
 def test_a_copy_under_another_name(source, target):

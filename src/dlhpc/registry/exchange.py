@@ -1,8 +1,8 @@
 """Exchange: the one small protocol of everything that keeps versions, and the copying of a version from one to another.
 
 A version is its digest, so a copy is the same version: its manifest's bytes are those that were published first. Its
-files and its tags travel; who published it when, its aliases, its notes and what else was said about it belong to the
-place where it was said, and stay there.
+files, its tags and, between our own registries, its signatures travel; who published it when, its aliases, its notes
+and what else was said about it belong to the place where it was said, and stay there.
 """
 
 from __future__ import annotations
@@ -110,6 +110,9 @@ def copy(
     for key, value in source.tags(version).items():
         if tags.get(key) != value:
             target.tag(version, key, value, note=note)
+    if isinstance(source, Registry) and isinstance(target, Registry):
+        for signature in source.signatures(version):
+            target.keep_signature(version, signature)
     if alias is not None:
         target.set_alias(name, alias, label.ref, note=note)
     return _label(target, label)

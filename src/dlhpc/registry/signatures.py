@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dlhpc.errors import IntegrityError
 from dlhpc.registry import signing
-from dlhpc.registry.record_kinds import SignatureRecord, Stamper
+from dlhpc.registry.record_kinds import Envelope, SignatureRecord, Stamper
 from dlhpc.registry.records import record_path
 from dlhpc.registry.refs import short
 from dlhpc.registry.remarks import ledger
@@ -23,11 +23,14 @@ def add(
     root: Path, version: str, files: Mapping[str, str], key: signing.PrivateKey, note: str, stamp: Stamper
 ) -> SignatureRecord:
     """Sign a version with a key; gives the signature that is there already when the same key made one."""
-    history = ledger(root, version, SignatureRecord)
-    for old in history.all():
+    for old in ledger(root, version, SignatureRecord).all():
         if old.key == key.public.id and _fault(old, version, files, key.public.signed(old.envelope)) is None:
             return old
-    envelope = key.sign(statement(version, files))
+    return keep(root, version, key.public.id, key.sign(statement(version, files)), note, stamp)
+
+
+def keep(root: Path, version: str, key: str, envelope: Envelope, note: str, stamp: Stamper) -> SignatureRecord:
+    """Add what a key (its id) signed to the signatures of a version; nothing when it is among them."""
 
     def added(number: int, last: SignatureRecord | None, previous: str | None) -> SignatureRecord:
         at, by, sequence = stamp((last and last.sequence) or 0)
@@ -37,13 +40,15 @@ def add(
             by=by,
             sequence=sequence,
             version=version,
-            key=key.public.id,
+            key=key,
             envelope=envelope,
             note=note,
             previous=previous,
         )
 
-    record = history.extend(added)
+    history = ledger(root, version, SignatureRecord)
+    there = [record for record in history.all() if record.envelope == envelope]
+    record = there[0] if there else history.extend(added)
     assert record is not None, "a signature is always added"
     return record
 

@@ -218,6 +218,19 @@ class Registry(Reader):
             blobs.put(self.blobs, content)
             return add(self.annotations, digest, self._stamp)
 
+    def keep_signature(self, ref: str, signature: SignatureRecord) -> SignatureRecord:
+        """Add a signature of the same version that another registry holds. Whose it is, `require_signature` finds out.
+
+        Raises IntegrityError when it is of another version.
+        """
+        digest = self._published(ref)
+        fault = signatures.check(signature, digest, self.manifest_of(digest).digests)
+        if fault is not None:
+            raise IntegrityError(f"the signature {signature.number} to be kept with {ref} {fault}")
+        key, envelope, note = signature.key, signature.envelope, signature.note
+        with self._writing(blobs.content_path(self.annotations, digest)):
+            return signatures.keep(self.annotations, digest, key, envelope, note, self._stamp)
+
     def _tag(self, digest: str, key: str, value: str | None, note: str) -> TagRecord | None:
         tagging.check_text(note, "note")
         with self._writing(blobs.content_path(self.annotations, digest)):
