@@ -193,3 +193,16 @@ def test_the_api_key_goes_with_every_request() -> None:
     assert seen == ["Bearer the-key", None]
     with pytest.raises(RequestError, match="API key"):
         Client("http://server", api_key="schlüssel…")
+
+
+def test_the_server_is_told_how_long_the_client_waits() -> None:
+    seen: list[str] = []
+    answers = in_turn(refusal("overloaded", "2"), httpx.Response(200, content=REPLY.model_dump_json(by_alias=True)))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers["x-deadline-ms"])
+        return answers(request)
+
+    client(answer).predict(b"an image", deadline_s=10.0)
+    assert seen[0] == "10000"
+    assert 7000 < int(seen[1]) <= 8000

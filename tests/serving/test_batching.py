@@ -234,3 +234,43 @@ def test_a_model_that_gives_another_number_of_rows_fails_all_of_the_batch() -> N
             return await asyncio.gather(*futures, return_exceptions=True)
 
     assert [type(answer) for answer in asyncio.run(scenario())] == [ValueError, ValueError]
+
+
+def test_what_is_too_late_is_never_computed() -> None:
+    async def scenario(bench: Bench) -> None:
+        now = asyncio.get_running_loop().time()
+        first = await bench.hold()
+        late = [bench.batcher.submit(image(value), now) for value in (1, 2)]
+        intime = bench.batcher.submit(image(3), now + FOREVER)
+        bench.model.is_free.set()
+        await first
+        assert (await intime).tolist() == [3, 1]
+        for future in late:
+            with pytest.raises(TimeoutError):
+                await future
+
+    assert run(scenario).model.batches == [[0], [3]]
+
+
+def test_it_tells_what_waits_and_how_long_passes_take() -> None:
+    async def scenario(bench: Bench) -> None:
+        loop = asyncio.get_running_loop()
+        passes: list[float] = []
+        bench.batcher._passed = passes.append
+        assert (bench.batcher.waiting, bench.batcher.running_s(loop.time())) == (0, None)
+        before = loop.time()
+        first = await bench.hold()
+        others = bench.submit(1, POISON)
+        with bench.batcher.coming():
+            assert bench.batcher.waiting == 3
+        after = loop.time()
+        running = bench.batcher.running_s(after)
+        assert running is not None
+        assert 0.0 <= running <= after - before
+        bench.model.is_free.set()
+        await asyncio.gather(first, *others, return_exceptions=True)
+        assert len(passes) == 2  # the one that failed too
+        assert passes[0] >= running
+        assert (bench.batcher.waiting, bench.batcher.running_s(loop.time())) == (0, None)
+
+    run(scenario)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
-from dlhpc.serving.exchange import ClientGone, Guard, Handler, Refusal, Reply, Request, guarded
+from dlhpc.serving.exchange import ClientGone, Guard, Handler, Refusal, Reply, Request, guarded, id_and_end
 from dlhpc.spec.wire import FieldError, Problem
 from tests.serving.asgi import receiving
 
@@ -82,3 +83,32 @@ def test_the_first_guard_sees_a_request_first() -> None:
 
 async def _ask(handler: Handler) -> Reply:
     return await handler(request([b""]))
+
+
+def test_a_body_is_read_once_and_given_again() -> None:
+    async def scenario() -> list[bytes]:
+        asked = request([b"ab", b"cd"])
+        return [await asked.body(10), await asked.body(10)]
+
+    assert asyncio.run(scenario()) == [b"abcd", b"abcd"]
+
+
+@pytest.mark.parametrize("declared", [b"", b"-1", b"many", b"1e9"])
+def test_a_length_that_is_no_number_is_left_to_the_server(declared: bytes) -> None:
+    assert asyncio.run(request([b"abc"], [(b"content-length", declared)]).body(6)) == b"abc"
+
+
+@pytest.mark.parametrize("request_id", ["x", 'a"b', "\\"])
+def test_a_reply_can_be_given_to_another_request(request_id: str) -> None:
+    reply = Reply(200, b'{"a":1,"request_id":' + id_and_end("first"), id_at=20)
+    assert json.loads(reply.for_request(request_id).body) == {"a": 1, "request_id": request_id}
+    plain = Reply(200, b"text")
+    assert plain.for_request(request_id) is plain
+
+
+def test_a_refusal_again_has_headers_of_its_own() -> None:
+    refusal = Refusal("bad_image", "no", errors=[FieldError(field="image", message="no")], close=True)
+    again = refusal.again()
+    again.headers += ((b"a", b"b"),)
+    assert (again.code, again.detail, again.errors, again.status) == ("bad_image", "no", refusal.errors, 422)
+    assert again.headers[:-1] == refusal.headers

@@ -82,6 +82,10 @@ def test_limits_of_the_spec_become_timeouts(correct: Correct) -> None:
     assert "timeout server 8s" in text
 
 
+def test_without_a_deadline_it_waits_for_a_day(correct: Correct) -> None:
+    assert "    timeout server 86400s\n" in correct(ServingSpec(limits=LimitsSpec(deadline_s=None))).stdout
+
+
 def test_its_own_errors_are_problem_documents(correct: Correct, tmp_path: Path) -> None:
     text = correct(ServingSpec()).stdout
     for status, told in ((502, 503), (503, 503), (504, 504)):

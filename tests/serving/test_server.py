@@ -128,7 +128,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port, metrics_port = free_ports(2)
     settings = [
         f"port={port}", f"metrics_port={metrics_port}", "backend=flax", "replicas=2", f"limits.max_concurrent={ROOM}",
-        f"auth.keys={folder / 'keys.json'}", "auth.open_predict=true",
+        f"auth.keys={folder / 'keys.json'}", "auth.open_predict=true", "cache.max_bytes=1000000",
         f"limits.max_body_bytes={MOST_BYTES}", "limits.header_timeout_s=2", "limits.deadline_s=60",
     ]  # fmt: skip
     words = [word for setting in settings for word in ("--set", setting)]
@@ -262,6 +262,16 @@ def test_replicas_together_keep_a_keys_limit(server: Server) -> None:
     assert answers[-1].json()["code"] == "rate_limited"
     assert int(answers[-1].headers["retry-after"]) > 100
     assert answers[-1].headers["ratelimit-policy"] == f'"client";q={BURST};w=6000'
+
+
+def test_what_was_asked_before_is_answered_from_a_cache(server: Server) -> None:
+    answers = [server.predict(body(png(77))) for _ in range(3)]  # two replicas: one is asked twice
+    told = [answer.headers["cache-status"] for answer in answers]
+    assert told[0] == "dlhpc; fwd=miss; stored"
+    assert "dlhpc; hit" in told
+    assert len({json.dumps(answer.json()["probabilities"]) for answer in answers}) == 1
+    for answer in answers:
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
 def half_sent(server: Server) -> http.client.HTTPConnection:

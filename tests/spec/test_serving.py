@@ -30,6 +30,9 @@ def test_the_seeds_ports_are_the_defaults() -> None:
         "limits.max_body_bytes=0", "limits.max_image_pixels=0", "limits.max_concurrent=0", "limits.header_timeout_s=0",
         "trusted_proxies=[here]",
         "rate_limits.per_client.per_second=0", "rate_limits.total.burst=0", "rate_limits.total.per_second=null",
+        "auth.open_predict=1", "limits.low_priority_share=0", "limits.low_priority_share=1.5", "cache.max_bytes=-1",
+        "breaker.window_s=0", "breaker.min_requests=0", "breaker.failure_ratio=0", "breaker.slow_pass_s=0",
+        "breaker.min_passes=0", "breaker.slow_ratio=2", "breaker.open_s=0", "breaker.probes=0",
         "drain_timeout_s=0", "start_timeout_s=0", "hosts=x",
     ],
 )  # fmt: skip
@@ -56,6 +59,9 @@ ON: dict[str, list[str]] = {
     "admission": [],
     "deadline": [],
     "rate_limits": ["rate_limits.per_client.per_second=1"],
+    "cache": ["cache.max_bytes=1000"],
+    "breaker": [],
+    "queue": [],
 }
 """What switches each guard on, in the order in which a request meets them."""
 
@@ -73,7 +79,18 @@ def test_guards_stand_in_their_order_and_can_be_switched_off() -> None:
             without = [setting for setting in everything if setting not in settings]
             guards = load_serving(None, overrides=without, environ={}).guards
             assert guards == tuple(each for each in ON if each != name or each == "rate_limits")
-    assert load_serving(None, environ={}).guards == ("admission", "deadline")
+    assert load_serving(None, environ={}).guards == ("admission", "deadline", "breaker", "queue")
+    off = ["limits.deadline_s=null", "breaker.enabled=false"]
+    assert load_serving(None, overrides=off, environ={}).guards == ("admission",)
+    less = load_serving(None, overrides=["batching.refuse_hopeless=false"], environ={})
+    assert less.guards == ("admission", "deadline", "breaker")
+
+
+def test_the_sections_of_a_file_stand_in_the_order_of_the_guards() -> None:
+    sections = [name for name in ServingSpec.model_fields if name in {*ON, "limits", "batching"}]
+    assert sections == ["auth", "limits", "rate_limits", "cache", "breaker", "batching"]
+    text = (CHECKOUT / "config" / "serve_config.yaml").read_text()
+    assert sorted(sections, key=lambda name: text.index(f"\n{name}:")) == sections
 
 
 def test_it_never_changes() -> None:

@@ -15,7 +15,7 @@ import httpx
 from pydantic import ValidationError
 
 from dlhpc.errors import NotFoundError, ServingError
-from dlhpc.spec.wire import HealthReply, PredictReply, PredictRequest, Problem, encode_image
+from dlhpc.spec.wire import DEADLINE_MS, HealthReply, PredictReply, PredictRequest, Problem, encode_image
 
 Reply = TypeVar("Reply", PredictReply, HealthReply)
 
@@ -146,7 +146,7 @@ class Client:
             wait = min(2 * wait, LONGEST_WAIT_S)
 
     def _ask(self, method: str, path: str, timeout_s: float, **content: Any) -> httpx.Response:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", DEADLINE_MS: str(int(timeout_s * 1000))}
         try:
             return self._http.request(method, path, timeout=timeout_s, headers=headers, **content)
         except httpx.TimeoutException as error:

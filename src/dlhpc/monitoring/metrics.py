@@ -11,6 +11,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from dlhpc.monitoring.guard_metrics import GuardMetrics
+
 TEXT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds: a small model answers in one millisecond, a deadline ends in ten seconds."""
@@ -42,12 +44,7 @@ class ReplicaMetrics:
             "dlhpc_forward_duration_seconds", "One forward pass.", buckets=LATENCY_BUCKETS, registry=self._registry
         )
         self.in_flight = Gauge("dlhpc_in_flight", "Predictions being worked on.", registry=self._registry)
-        self._denied = Counter(
-            "dlhpc_auth_denied", "Requests without the API key that they need.", ["reason"], registry=self._registry
-        )
-        self._rate_limited = Counter(
-            "dlhpc_rate_limited", "Requests that a rate limit refused.", ["limit"], registry=self._registry
-        )
+        self.guards = GuardMetrics(self._registry)
         self._model = Gauge(
             "dlhpc_model_info",
             "1 for each served version.",
@@ -70,14 +67,6 @@ class ReplicaMetrics:
         """Count a forward pass. May be called from any thread."""
         self._batch_size.observe(size)
         self._forward.observe(seconds)
-
-    def denied(self, reason: str) -> None:
-        """Count a request refused for its key, which was `missing`, `wrong`, `expired` or lacked a `scope`."""
-        self._denied.labels(reason).inc()
-
-    def rate_limited(self, limit: str) -> None:
-        """Count a request refused by a limit: `client` or `total`."""
-        self._rate_limited.labels(limit).inc()
 
     def serves(self, model: str, digest: str, backend: str, verification: str) -> None:
         """Name a version that is served, and how its bytes were looked at."""

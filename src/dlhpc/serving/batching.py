@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,20 @@ Row = npt.NDArray[np.float32]
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 Observe = Callable[[int, float], None]
 """Told of every forward pass: images, seconds."""
+Passed = Callable[[float], None]
+"""Told on the event loop when a batch is done, however: seconds."""
 
 
 class NotFiniteError(ArithmeticError):
     """The model's answer has NaN or infinity in it."""
+
+
+class _Item(NamedTuple):
+    """An image in the queue."""
+
+    pixels: Pixels
+    future: asyncio.Future[Row]
+    deadline: float | None
 
 
 class Batcher:
@@ -36,16 +46,24 @@ class Batcher:
     """
 
     def __init__(
-        self, predict: Predict, executor: Executor, *, max_batch_size: int, max_wait_s: float, observe: Observe
+        self,
+        predict: Predict,
+        executor: Executor,
+        *,
+        max_batch_size: int,
+        max_wait_s: float,
+        observe: Observe,
+        passed: Passed = lambda seconds: None,
     ) -> None:
         self._predict = predict
         self._executor = executor
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
         self._observe = observe
-        self._queue: deque[tuple[Pixels, asyncio.Future[Row]]] = deque()
+        self._passed = passed
+        self._queue: deque[_Item] = deque()
         self._coming = 0
-        self._is_computing = False
+        self._since: float | None = None
         self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -60,14 +78,26 @@ class Batcher:
             if not self._coming and self._timer is not None:
                 self._schedule()
 
-    def submit(self, pixels: Pixels) -> asyncio.Future[Row]:
-        """The future class probabilities of one image. Cancelling it takes the image out of its batch."""
+    @property
+    def waiting(self) -> int:
+        """Images that wait for their forward pass or are being read."""
+        return len(self._queue) + self._coming
+
+    def running_s(self, now: float) -> float | None:
+        """Seconds for which a batch has been computed by now; None when none is."""
+        return None if self._since is None else now - self._since
+
+    def submit(self, pixels: Pixels, deadline: float | None = None) -> asyncio.Future[Row]:
+        """The future class probabilities of one image. Cancelling it takes the image out of its batch.
+
+        When it is not computed by `deadline`, on the event loop's clock, it never is: TimeoutError.
+        """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Row] = loop.create_future()
-        self._queue.append((pixels, future))
-        if not self._is_computing:
+        item = _Item(pixels, loop.create_future(), deadline)
+        self._queue.append(item)
+        if self._since is None:
             self._schedule()
-        return future
+        return item.future
 
     def _schedule(self) -> None:
         """Consider dispatching after what the loop is doing now, which may bring more images."""
@@ -77,7 +107,7 @@ class Batcher:
 
     def _consider(self) -> None:
         self._is_scheduled = False
-        if self._is_computing or not self._queue:
+        if self._since is not None or not self._queue:
             return
         if self._coming and self._max_wait_s and len(self._queue) < self._max_batch_size:
             if self._timer is None:
@@ -89,21 +119,27 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        batch: list[tuple[Pixels, asyncio.Future[Row]]] = []
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        batch: list[_Item] = []
         while self._queue and len(batch) < self._max_batch_size:
-            pixels, future = self._queue.popleft()
-            if not future.done():  # its client went away, or its deadline passed
-                batch.append((pixels, future))
+            item = self._queue.popleft()
+            if item.future.done():  # its client went away
+                continue
+            if item.deadline is not None and item.deadline <= now:
+                item.future.set_exception(TimeoutError("its deadline passed in the queue"))
+                continue
+            batch.append(item)
         if not batch:
             return
-        self._is_computing = True
-        loop = asyncio.get_running_loop()
-        images = [pixels for pixels, _ in batch]
-        work = loop.run_in_executor(self._executor, self._compute, images)
-        work.add_done_callback(lambda done: self._deliver([future for _, future in batch], done))
+        self._since = now
+        work = loop.run_in_executor(self._executor, self._compute, [item.pixels for item in batch])
+        work.add_done_callback(lambda done: self._deliver([item.future for item in batch], done))
 
     def _deliver(self, futures: list[asyncio.Future[Row]], done: asyncio.Future[list[Row | Exception]]) -> None:
-        self._is_computing = False
+        assert self._since is not None
+        self._passed(asyncio.get_running_loop().time() - self._since)
+        self._since = None
         if self._queue:
             self._schedule()
         error = done.exception()

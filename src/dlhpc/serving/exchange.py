@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dlhpc.spec.api_key import ApiKey
-from dlhpc.spec.wire import PROBLEM_TYPE, FieldError, problem
+from dlhpc.spec.wire import PROBLEM_TYPE, PROBLEMS, FieldError, problem
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -29,6 +30,15 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
         self.headers = headers + (CLOSE if close else ())
         self.errors = tuple(errors)
 
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return PROBLEMS[self.code].status
+
+    def again(self) -> Refusal:
+        """The same for another request: headers are added to a refusal on its way out."""
+        return Refusal(self.code, self.detail, headers=self.headers, errors=self.errors)
+
     def reply(self, request_id: str) -> Reply:
         """The problem document."""
         document = problem(self.code, self.detail, request_id, self.errors)
@@ -44,16 +54,29 @@ class Reply:
     body: bytes
     content_type: bytes = b"application/json"
     headers: Headers = ()
+    id_at: int | None = None
+    """Where in a body of JSON its request's id stands, with nothing but a brace behind it; None when it does not."""
+
+    def for_request(self, request_id: str) -> Reply:
+        """The same as an answer to another request."""
+        if self.id_at is None:
+            return self
+        return replace(self, body=self.body[: self.id_at] + id_and_end(request_id))
 
     def plus(self, headers: Headers) -> Reply:
         """The same with more headers."""
         return replace(self, headers=self.headers + headers)
 
 
+def id_and_end(request_id: str) -> bytes:
+    """A request's id as the last value of a JSON object."""
+    return json.dumps(request_id).encode() + b"}"
+
+
 class Request:
     """One HTTP request; its body is read when a handler asks for it."""
 
-    __slots__ = ("_receive", "headers", "id", "is_whole", "key", "method", "path", "peer")
+    __slots__ = ("_content", "_receive", "deadline", "headers", "id", "is_whole", "key", "method", "path", "peer")
 
     def __init__(
         self,
@@ -74,7 +97,10 @@ class Request:
         """The API key that it has shown, once that was checked."""
         self.is_whole = False
         """Whether the body has arrived: what comes too late before is the client's fault, and the server's after."""
+        self.deadline: float | None = None
+        """When, by the event loop's clock, nobody waits for the answer any more; None when somebody always does."""
         self._receive = receive
+        self._content = b""
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of a (lower-case) name."""
@@ -84,13 +110,21 @@ class Request:
         return None
 
     async def body(self, limit: int) -> bytes:
-        """The whole body; Refusal(413) as soon as it is known to exceed `limit` bytes, ClientGone when cut off."""
+        """The whole body; Refusal(413) as soon as it is known to exceed `limit` bytes, ClientGone when cut off.
+
+        It is read once, and given again to who asks again.
+        """
+        if not self.is_whole:
+            self._content = await self._read(limit)
+            self.is_whole = True
+        return self._content
+
+    async def _read(self, limit: int) -> bytes:
         declared = self.header(b"content-length")
-        if declared is not None and int(declared) > limit:
+        if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(f"{int(declared)} bytes", limit)
         message = await self._receive()
         if message["type"] == "http.request" and not message.get("more_body", False):
-            self.is_whole = True
             content: bytes = message.get("body", b"")
             if len(content) > limit:
                 raise _too_large(f"{len(content)} bytes", limit)
@@ -106,7 +140,6 @@ class Request:
             if len(parts) > limit:
                 raise _too_large(f"more than {limit} bytes", limit)
             if not message.get("more_body", False):
-                self.is_whole = True
                 return bytes(parts)
             message = await self._receive()
 

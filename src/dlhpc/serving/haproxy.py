@@ -19,6 +19,8 @@ from dlhpc.serving.exchange import CLOSE_MARK, PEER
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import PROBLEM_TYPE, problem
 
+LONGEST_S: Final = 24 * 3600
+"""A replica that says nothing for so long has lost the request, even where there is no deadline."""
 PID_FILE: Final = "haproxy.pid"
 
 _PAGES: Final = {
@@ -64,7 +66,8 @@ def _address(host: str, port: int) -> str:
 def _edits(folder: Path, spec: ServingSpec) -> str:
     """A sed program over Ray's configuration."""
     timeouts = f"    timeout http-request {spec.limits.header_timeout_s}s"
-    server = f"    timeout server {math.ceil(spec.limits.deadline_s) + 5}s"
+    most_s = math.ceil(spec.limits.deadline_s) + 5 if spec.limits.deadline_s is not None else LONGEST_S
+    server = f"    timeout server {most_s}s"
     pages = "\\n".join(f"    errorfile {status} {folder}/{status}.http" for status in _PAGES)
     mark = CLOSE_MARK.decode()
     peer = f"    http-request set-header {PEER.decode()} %[src]"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dlhpc.data.decode import ImageTooLargeError, decode_image
 from dlhpc.errors import DataError
 from dlhpc.serving.batching import Batcher, Pixels, Row
-from dlhpc.serving.exchange import Refusal, Reply, Request
+from dlhpc.serving.exchange import Refusal, Reply, Request, id_and_end
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import LimitsSpec
 from dlhpc.spec.wire import HOW_TO_SEND, FieldError, PredictReply, PredictRequest, decode_image_text
@@ -36,16 +36,24 @@ class Predict:
         self._limits = limits
 
     async def __call__(self, request: Request) -> Reply:
-        """The reply; Refusal for anything that cannot be answered."""
-        _check_type(request)
+        """The reply; Refusal for anything that cannot be answered, TimeoutError for what is too late to be computed."""
         with self._batcher.coming():
-            pixels = await self._read(await request.body(self._limits.max_body_bytes))
+            pixels = await self._read(await self.body(request))
         try:
-            row = await self._batcher.submit(pixels)
+            row = await self._batcher.submit(pixels, request.deadline)
+        except TimeoutError:
+            raise
         except Exception as error:
             _log.error("request %s: the model failed: %s: %s", request.id, type(error).__name__, error)
             raise Refusal("prediction_failed", f"the model failed on this image: {error}") from error
-        return Reply(200, self._reply(row, request.id))
+        content = self._reply(row, request.id)
+        return Reply(200, content, id_at=len(content) - len(id_and_end(request.id)))
+
+    async def body(self, request: Request) -> bytes:
+        """A request's body, when its type is right; the batch is told that it is coming."""
+        _check_type(request)
+        with self._batcher.coming():
+            return await request.body(self._limits.max_body_bytes)
 
     async def _read(self, body: bytes) -> Pixels:
         """Decode here when it is quick, otherwise on another thread."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from dlhpc.spec.base import NETWORK_FORMAT, NonNegativeFloat, PositiveFloat, PositiveInt, Spec
+from dlhpc.spec.base import NETWORK_FORMAT, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from dlhpc.spec.verification import VerificationSpec
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
@@ -22,6 +22,9 @@ def _network(text: str) -> str:
 Network = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string", "format": NETWORK_FORMAT})]
 
 
+Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
 class BatchingSpec(Spec):
     """Requests that arrive together are answered by one forward pass."""
 
@@ -31,6 +34,10 @@ class BatchingSpec(Spec):
     max_wait_ms: Annotated[float, Field(ge=0.0, le=1000.0)] = 1.0
     """Longest that a request waits for others which are already being read; an idle server never waits. Over 1-2 ms
     it costs more than it gains."""
+
+    refuse_hopeless: bool = True
+    """Whether a prediction that cannot be answered within its deadline, judged by the queue, is refused at once: 503
+    with Retry-After."""
 
 
 class LimitsSpec(Spec):
@@ -42,13 +49,16 @@ class LimitsSpec(Spec):
     max_image_pixels: PositiveInt = 32 * 1024 * 1024
     """Largest image, width x height, read from its header before anything is decoded; 413 above."""
 
-    max_concurrent: PositiveInt = 256
-    """Predictions that one replica works on at a time; 503 with Retry-After above."""
+    max_concurrent: PositiveInt | None = 256
+    """Predictions that one replica works on at a time, those in its queue included; 503 with Retry-After above. No
+    limit when null."""
 
-    deadline_s: PositiveFloat = 10.0
+    low_priority_share: Ratio = 0.5
+    """Share of max_concurrent up to which predictions of low priority are let in."""
+
+    deadline_s: PositiveFloat | None = 10.0
     """Longest that a prediction may take from its first byte to its answer; 504 after (408 when the client was still
-    sending)."""
-
+    sending). Clients may ask for less. Never over when null."""
     header_timeout_s: Annotated[int, Field(ge=1, le=3600, strict=True)] = 10
     """Longest that a client may take to send a request's headers, in whole seconds; 408 after."""
 
@@ -87,6 +97,47 @@ class RateLimitsSpec(Spec):
 
     total: RateSpec | None = None
     """For all clients together; none when null."""
+
+
+class CacheSpec(Spec):
+    """Replies that are given again to who asks the same; each replica has its own."""
+
+    max_bytes: NonNegativeInt = 0
+    """Memory for replies in each replica; 0 is no cache."""
+
+    shared: bool = False
+    """Whether clients with different API keys are given each other's replies. Those without a key always are."""
+
+
+class BreakerSpec(Spec):
+    """When a version that keeps failing or has become slow is left alone for a while. Each replica has its own."""
+
+    enabled: bool = True
+    """Whether there is a breaker."""
+
+    window_s: PositiveFloat = 30.0
+    """Seconds that are judged by."""
+
+    min_requests: PositiveInt = 20
+    """Fewest predictions in the window to be judged by."""
+
+    failure_ratio: Ratio = 0.5
+    """Share of failed predictions that opens it."""
+
+    slow_pass_s: PositiveFloat = 5.0
+    """A forward pass that takes so long is slow."""
+
+    min_passes: PositiveInt = 3
+    """Fewest forward passes in the window to be judged by."""
+
+    slow_ratio: Ratio = 0.8
+    """Share of slow forward passes that opens it."""
+
+    open_s: PositiveFloat = 5.0
+    """Seconds for which it stays open: 503 with Retry-After."""
+
+    probes: PositiveInt = 3
+    """Predictions that may try afterwards, and must all succeed to close it."""
 
 
 class ServingSpec(Spec):
@@ -132,6 +183,12 @@ class ServingSpec(Spec):
     rate_limits: RateLimitsSpec = RateLimitsSpec()
     """How often clients may ask."""
 
+    cache: CacheSpec = CacheSpec()
+    """Replies that are given again to who asks the same."""
+
+    breaker: BreakerSpec = BreakerSpec()
+    """When a version that keeps failing is left alone for a while."""
+
     batching: BatchingSpec = BatchingSpec()
     """How requests are joined into one forward pass."""
 
@@ -152,8 +209,11 @@ class ServingSpec(Spec):
         switches = {
             "auth": has_keys,
             "admission": True,
-            "deadline": True,
+            "deadline": self.limits.deadline_s is not None,
             "rate_limits": rates.per_client is not None or rates.total is not None or has_keys,
+            "cache": self.cache.max_bytes > 0,
+            "breaker": self.breaker.enabled,
+            "queue": self.batching.refuse_hopeless and self.limits.deadline_s is not None,
         }
         return tuple(name for name, is_on in switches.items() if is_on)
 

@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PROBLEM_TYPE: Final = "application/problem+json"
 REQUEST_ID: Final = "x-request-id"
+DEADLINE_MS: Final = "x-deadline-ms"
+"""Header: for how many milliseconds the client will wait."""
+PRIORITY: Final = "x-priority"
+"""Header: `low` lets others go first when the server is busy."""
 HOW_TO_SEND: Final = (
     "send the bytes of a PNG, JPEG, GIF, BMP or WebP file as base64, as `base64 -w0 FILE` prints them: "
     "echo '{\"image\": \"'$(base64 -w0 FILE)'\"}' | curl -H 'Content-Type: application/json' -d @- URL"
@@ -135,6 +139,7 @@ PROBLEMS: Final[dict[str, Kind]] = {
     "prediction_failed": Kind(500, "The model failed on this input"),
     "overloaded": Kind(503, "The server has too much to do"),
     "draining": Kind(503, "The server is stopping"),
+    "breaker_open": Kind(503, "The model is failing"),
     "unavailable": Kind(503, "The server cannot answer now"),
     "deadline_exceeded": Kind(504, "The answer took too long"),
 }

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
+from datetime import UTC, datetime
 
 import pytest
 
+from dlhpc.serving.api_keys import new_key
 from dlhpc.serving.exchange import Refusal, Reply, Request
 from dlhpc.serving.guards.admission import Admission
+from dlhpc.spec.api_key import Priority
 from tests.serving.asgi import receiving
 
 REQUEST = Request("POST", "/predict", [], receiving([]), "id")
@@ -27,6 +31,74 @@ def test_as_many_as_allowed_enter_and_those_who_leave_make_room() -> None:
     admission.leave()
     admission.enter()
     assert admission.in_flight == 2
+
+
+def test_low_priority_is_let_in_up_to_its_share_only() -> None:
+    reasons: list[str] = []
+    admission = Admission(4, 0.5, reasons.append)
+    admission.enter(is_low=True)
+    admission.enter()
+    with pytest.raises(Refusal, match="this one may wait") as caught:
+        admission.enter(is_low=True)
+    assert caught.value.code == "overloaded"
+    assert (b"retry-after", b"1") in caught.value.headers
+    admission.enter()
+    admission.enter()
+    with pytest.raises(Refusal, match="the limit"):
+        admission.enter()
+    assert reasons == ["low_priority", "full"]
+
+
+def test_a_small_share_lets_one_in() -> None:
+    Admission(1, 0.1).enter(is_low=True)
+
+
+def test_without_a_limit_only_the_end_is_refused() -> None:
+    admission = Admission(None, 0.1)
+    for _ in range(1000):
+        admission.enter(is_low=True)
+    assert not admission.is_full
+    admission.close()
+    with pytest.raises(Refusal, match="stopping"):
+        admission.enter()
+
+
+def of_priority(header: bytes | None, key: Priority | None) -> Request:
+    request = Request("POST", "/predict", [] if header is None else [(b"x-priority", header)], receiving([]), "id")
+    if key is not None:
+        _, request.key = new_key("k", ["predict"], datetime.now(UTC), priority=key)
+    return request
+
+
+@pytest.mark.parametrize(
+    ("header", "key", "is_admitted"),
+    [
+        (None, None, True), (b"normal", None, True), (b"low", None, False), (None, "low", False),
+        (b"normal", "low", False), (b"low", "normal", False), (None, "normal", True),
+    ],
+)  # fmt: skip
+def test_a_key_or_a_header_lowers_the_priority_and_a_header_never_raises_it(
+    header: bytes | None, key: Priority | None, is_admitted: bool
+) -> None:
+    admission = Admission(2, 0.5)
+    admission.enter()
+
+    async def answer(request: Request) -> Reply:
+        return Reply(200, b"")
+
+    expected = nullcontext() if is_admitted else pytest.raises(Refusal, match="may wait")
+    with expected:
+        asyncio.run(admission.guard()(answer)(of_priority(header, key)))
+
+
+@pytest.mark.parametrize("header", [b"high", b"", b"LOW", b"\xff"])
+def test_an_unknown_priority_is_told(header: bytes) -> None:
+    async def answer(request: Request) -> Reply:
+        return Reply(200, b"")
+
+    with pytest.raises(Refusal, match="expected low or normal") as caught:
+        asyncio.run(Admission(2).guard()(answer)(of_priority(header, None)))
+    assert caught.value.code == "invalid_request"
 
 
 def test_when_closed_nobody_enters_and_connections_are_closed() -> None:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final, Literal
+
 from dlhpc.serving.exchange import Guard, Handler, Refusal, Reply, Request
+from dlhpc.spec.wire import PRIORITY
 
 RETRY_AFTER = ((b"retry-after", b"1"),)
+Observe = Callable[[Literal["full", "low_priority"]], None]
+"""Told of every refusal for lack of room."""
+_HEADER: Final = PRIORITY.encode()
 
 
 class Admission:
-    """Counts what is in flight; refuses above `limit`, and everything once closed."""
+    """Counts what is in flight; refuses above `limit`, and everything once closed.
 
-    def __init__(self, limit: int) -> None:
+    Requests of low priority are refused as soon as `low_share` of the limit is in flight, so that the rest is left for
+    others. Without a limit nothing is refused but what comes after the end.
+    """
+
+    def __init__(self, limit: int | None, low_share: float = 1.0, observe: Observe = lambda reason: None) -> None:
         self.limit = limit
         self.in_flight = 0
         self.is_closed = False
+        self._low_limit = None if limit is None else max(int(low_share * limit), 1)
+        self._observe = observe
 
     def close(self) -> None:
         """From now on admit nothing: what is in flight completes."""
@@ -22,9 +35,9 @@ class Admission:
     @property
     def is_full(self) -> bool:
         """Whether the next request would be refused for lack of room."""
-        return self.in_flight >= self.limit
+        return self.limit is not None and self.in_flight >= self.limit
 
-    def enter(self) -> None:
+    def enter(self, *, is_low: bool = False) -> None:
         """Count a request in, or raise the Refusal that tells it when to come again."""
         if self.is_closed:
             # The connection is closed too, so that the client's next request finds another server.
@@ -32,7 +45,12 @@ class Admission:
                 "draining", "the server is stopping: ask another, or this one later", headers=RETRY_AFTER, close=True
             )
         if self.is_full:
+            self._observe("full")
             detail = f"{self.in_flight} predictions are being worked on, which is the limit: try again in a second"
+            raise Refusal("overloaded", detail, headers=RETRY_AFTER)
+        if is_low and self._low_limit is not None and self.in_flight >= self._low_limit:
+            self._observe("low_priority")
+            detail = f"{self.in_flight} predictions are being worked on, and this one may wait: try again in a second"
             raise Refusal("overloaded", detail, headers=RETRY_AFTER)
         self.in_flight += 1
 
@@ -45,7 +63,7 @@ class Admission:
 
         def wrap(handler: Handler) -> Handler:
             async def admitted(request: Request) -> Reply:
-                self.enter()
+                self.enter(is_low=_is_low(request))
                 try:
                     return await handler(request)
                 finally:
@@ -54,3 +72,15 @@ class Admission:
             return admitted
 
         return wrap
+
+
+def _is_low(request: Request) -> bool:
+    """Whether a request may be refused first: its key says so, or it does. It cannot say the contrary."""
+    if request.key is not None and request.key.priority == "low":
+        return True
+    given = request.header(_HEADER)
+    if given is None or given == b"normal":
+        return False
+    if given != b"low":
+        raise Refusal("invalid_request", f"{PRIORITY}: {given.decode('latin-1')!r} came, expected low or normal")
+    return True
