@@ -30,8 +30,9 @@ from dlhpc.registry.derived_record import DerivedFormat, DerivedRecord
 from dlhpc.registry.diff import Difference, diff
 from dlhpc.registry.events import Event, events
 from dlhpc.registry.gates import parse_gate
-from dlhpc.registry.gc import GRACE_S, Swept, sweep
+from dlhpc.registry.gc import Swept, sweep
 from dlhpc.registry.lineage import Lineage, lineage
+from dlhpc.registry.places import Place
 from dlhpc.registry.promotion import Promotion
 from dlhpc.registry.search import Match, search
 from dlhpc.registry.signing import read_private_key
@@ -69,9 +70,9 @@ def _unseen(done: int, total: int) -> None:
 
 
 class Registry(store.Registry):
-    """The registry in a folder, whose artifacts predict with the frameworks that are installed."""
+    """The registry in a folder or at a URL, whose artifacts predict with the frameworks that are installed."""
 
-    def __init__(self, path: Path | str = "registry") -> None:
+    def __init__(self, path: Place | str = "registry") -> None:
         super().__init__(path, load_backend)
 
     def events(self, ref: str) -> tuple[Event, ...]:
@@ -152,12 +153,13 @@ class Registry(store.Registry):
             self, ref, alias, gates, override=override, note=note, plan=plan, fresh=measure, progress=progress
         )
 
-    def gc(self, *, grace_s: float = GRACE_S, dry_run: bool = False) -> Swept:
-        """Remove what interrupted publications left and is older than `grace_s` seconds."""
+    def gc(self, *, grace_s: float | None = None, dry_run: bool = False) -> Swept:
+        """Remove what interrupted publications left and is older than `grace_s` seconds: an hour, or a day
+        in an object store, which is also the least there."""
         return sweep(self, grace_s=grace_s, dry_run=dry_run)
 
 
-def open_store(location: Path | str) -> exchange.Store:
+def open_store(location: Place | str) -> exchange.Store:
     """What keeps versions at a location, to copy them from and to (dlhpc.registry.exchange)."""
     return exchange.open_store(location, load_backend)
 
@@ -228,7 +230,7 @@ def resolve(run: RunSpec, dataset: Dataset) -> RunSpec:
 def evaluate(
     ref: str,
     *,
-    registry: Path | str = "registry",
+    registry: Place | str = "registry",
     data: DataSpec | None = None,
     part: Part | Literal["all"] = "test",
     backend: str | None = None,

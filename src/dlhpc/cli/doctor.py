@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
+from dlhpc.cli.locations import HELP, LOCATION
 from dlhpc.doctor.finding import Finding
 from dlhpc.spec.registry import RegistrySpec
 from dlhpc.spec.serving import ServingSpec
@@ -20,14 +20,14 @@ SIGNS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "
 @click.command()
 @click.option(
     "--registry",
-    type=click.Path(path_type=Path),
+    type=LOCATION,
     default=RegistrySpec().path,
     show_default=True,
-    help="Folder of the registry to look into.",
+    help=HELP,
 )
 @click.option("--deep", is_flag=True, help="Also import every framework and verify every file of the registry.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list on stdout.")
-def command(registry: Path, deep: bool, as_json: bool) -> int:
+def command(registry: str, deep: bool, as_json: bool) -> int:
     """Check this machine, and say how to mend what is wrong.
 
     Looks at Python and its headers, compilers, packages, accelerators, memory, shared memory, disk space, ports,
@@ -54,7 +54,7 @@ def command(registry: Path, deep: bool, as_json: bool) -> int:
     return 1 if failed else 0
 
 
-def check_all(registry: Path, deep: bool) -> Iterator[Finding]:
+def check_all(registry: str, deep: bool) -> Iterator[Finding]:
     """Every finding, as it is found."""
     # Not at the top: `dlhpc doctor --help` needs none of it.
     from dlhpc.doctor import machine, services, software

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from dlhpc.cli.locations import HELP, LOCATION
 from dlhpc.cli.output import console, print_json, table
 from dlhpc.cli.registry.options import require_signature
 from dlhpc.errors import DlhpcError
@@ -36,8 +37,7 @@ another folder (one sub-folder of images per class) or .npz file. Exit status 1
 when the accuracy is under --fail-under, 3 when the version is damaged."""
 )
 @click.argument("ref")
-@click.option("--registry", "root", type=click.Path(path_type=Path), default=Path("registry"), show_default=True,
-              help="Folder of the registry.")  # fmt: skip
+@click.option("--registry", "root", type=LOCATION, default="registry", show_default=True, help=HELP)
 @click.option("--data", "data_path", type=click.Path(path_type=Path), help="Other data: a folder or an .npz file.")
 @click.option("--part", type=click.Choice(["test", "validation", "all"]), default="test", show_default=True,
               help="Part of the data; `all` wants --data, since the model has learnt from its own.")  # fmt: skip
@@ -50,7 +50,7 @@ when the accuracy is under --fail-under, 3 when the version is damaged."""
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     ref: str,
-    root: Path,
+    root: str,
     data_path: Path | None,
     part: Literal["test", "validation", "all"],
     backend: str | None,

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from dlhpc.cli.locations import HELP, LOCATION
 from dlhpc.cli.registry.options import require_signature
 from dlhpc.errors import DataError, DlhpcError, NotFoundError, UsageError
 
@@ -50,10 +51,10 @@ others still are), 4 without such a model or file."""
 @click.option(
     "--registry",
     "root",
-    type=click.Path(path_type=Path),
-    default=Path("registry"),
+    type=LOCATION,
+    default="registry",
     show_default=True,
-    help="Folder of the registry.",
+    help=HELP,
 )
 @click.option(
     "--backend", type=click.Choice(["flax", "torch"]), help="Framework to compute in; the trainer's if absent."
@@ -66,7 +67,7 @@ def command(
     files: tuple[Path, ...],
     ref: str | None,
     url: str | None,
-    root: Path,
+    root: str,
     backend: str | None,
     keys: tuple[Path, ...],
     out: Path | None,
@@ -117,7 +118,7 @@ def _ask(url: str, paths: list[Path]) -> Iterator[Prediction]:
 
 
 def _compute(
-    ref: str | None, root: Path, backend: str | None, keys: tuple[Path, ...], paths: list[Path]
+    ref: str | None, root: str, backend: str | None, keys: tuple[Path, ...], paths: list[Path]
 ) -> Iterator[Prediction]:
     import numpy as np
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dlhpc.cli.locations import HELP, LOCATION
+
 if TYPE_CHECKING:
     from dlhpc.spec.serving import ServingSpec
     from dlhpc.spec.wire import ModelInfo
@@ -34,7 +36,7 @@ complete. A second one stops at once."""
 @click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="A YAML file with the server's settings."
 )
-@click.option("--registry", "root", type=click.Path(path_type=Path), help="Folder of the registry.")
+@click.option("--registry", "root", type=LOCATION, help=HELP)
 @click.option(
     "--set",
     "overrides",
@@ -43,7 +45,7 @@ complete. A second one stops at once."""
     help="Change one setting, such as port=9000 or limits.deadline_s=2; may be repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON when the server is ready.")
-def command(ref: str | None, config: Path | None, root: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(ref: str | None, config: Path | None, root: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """Serve the published version REF (by default the one published last) over HTTP until SIGTERM or Ctrl-C.
 
     REF is name, name:3, name@alias or sha256:<digits>.

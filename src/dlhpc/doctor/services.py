@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from dlhpc.backends import load_backend
 from dlhpc.doctor.extensions import extensions_folder, stale_locks
 from dlhpc.doctor.finding import Finding
 from dlhpc.errors import DlhpcError, NotFoundError
 from dlhpc.holders import holder_of_port
+from dlhpc.registry.places import Place
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 
@@ -51,7 +51,7 @@ def check_extension_locks(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("extension locks", "ok", f"none stale in {folder}")
 
 
-def check_registry(folder: Path, deep: bool) -> Iterator[Finding]:
+def check_registry(folder: Place | str, deep: bool) -> Iterator[Finding]:
     """Whether the registry can be read; `deep`: whether every file in it is as it was published."""
     registry = Registry(folder, load_backend)
     try:

@@ -7,11 +7,12 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from dlhpc.errors import NotFoundError, UsageError
+from dlhpc.registry.places import Place
 
 _DEFAULT = Path("registry")
 
 
-def only_digest(prefix: str, found: Sequence[str], root: Path) -> str:
+def only_digest(prefix: str, found: Sequence[str], root: Place) -> str:
     """The one digest found; NotFoundError for none, UsageError for several."""
     if not found:
         raise NotFoundError(f"no version sha256:{prefix} in {root}; see: dlhpc registry list{_option(root)}")
@@ -22,7 +23,7 @@ def only_digest(prefix: str, found: Sequence[str], root: Path) -> str:
     return found[0]
 
 
-def empty(root: Path) -> NotFoundError:
+def empty(root: Place) -> NotFoundError:
     """There is no registry, or nothing in it."""
     setting = "" if root == _DEFAULT else f" --set registry.path={root}"
     return NotFoundError(
@@ -30,7 +31,7 @@ def empty(root: Path) -> NotFoundError:
     )
 
 
-def no_name(root: Path, name: str, names: Sequence[str]) -> NotFoundError:
+def no_name(root: Place, name: str, names: Sequence[str]) -> NotFoundError:
     """No version was ever published under this name."""
     if not names:
         return empty(root)
@@ -39,13 +40,13 @@ def no_name(root: Path, name: str, names: Sequence[str]) -> NotFoundError:
     return NotFoundError(f"no model {name!r} in {root}; {hint} See: dlhpc registry list{_option(root)}")
 
 
-def no_number(root: Path, name: str, number: int, newest: int) -> NotFoundError:
+def no_number(root: Place, name: str, number: int, newest: int) -> NotFoundError:
     """The name has no such label."""
     there = "only version 1" if newest == 1 else f"versions 1 to {newest}"
     return NotFoundError(f"{name} has {there}, not {number}. See: dlhpc registry list {name}{_option(root)}")
 
 
-def no_alias(root: Path, name: str, alias: str, aliases: Sequence[str], newest: int) -> NotFoundError:
+def no_alias(root: Place, name: str, alias: str, aliases: Sequence[str], newest: int) -> NotFoundError:
     """The name has no such alias."""
     there = f"it has: {_some(aliases)}" if aliases else "it has none"
     command = f"dlhpc registry alias {name} {alias} {name}:{newest}{_option(root)}"
@@ -56,5 +57,5 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def _option(root: Path) -> str:
+def _option(root: Place) -> str:
     return "" if root == _DEFAULT else f" --registry {root}"

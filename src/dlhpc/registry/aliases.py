@@ -5,28 +5,27 @@ An alias is a ledger of moves (ledger.py); it stands for where the last one went
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from dlhpc.errors import ConflictError
 from dlhpc.registry.folders import entries
 from dlhpc.registry.ledger import Ledger
+from dlhpc.registry.places import Place
 from dlhpc.registry.record_kinds import AliasRecord, Stamper, VersionRecord
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NAME
 
 
-def alias_names(folder: Path) -> tuple[str, ...]:
+def alias_names(folder: Place) -> tuple[str, ...]:
     """The aliases of a name, sorted; `folder` is the name's `aliases` folder."""
     return tuple(alias for alias in entries(folder, NAME) if numbers(folder / alias))
 
 
-def moves(folder: Path, name: str, alias: str) -> Ledger[AliasRecord]:
+def moves(folder: Place, name: str, alias: str) -> Ledger[AliasRecord]:
     """The moves of an alias."""
     return Ledger(folder / alias, AliasRecord, f"{name}@{alias}")
 
 
 def move(
-    folder: Path, alias: str, target: VersionRecord, note: str, stamp: Stamper, expected: int | None = None
+    folder: Place, alias: str, target: VersionRecord, note: str, stamp: Stamper, expected: int | None = None
 ) -> AliasRecord:
     """Let an alias stand for `target`. Nothing is written when it does already.
 

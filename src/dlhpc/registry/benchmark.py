@@ -13,13 +13,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, get_args
 
 from dlhpc.errors import UsageError
 from dlhpc.monitoring.machine import hardware
 from dlhpc.registry.benchmark_process import Subject
 from dlhpc.registry.benchmark_record import DTYPES, BenchmarkRecord, Cell, DType, Hardware, Load, Process, Round
+from dlhpc.registry.places import Place
 from dlhpc.registry.record_kinds import Stamper
 from dlhpc.registry.remarks import ledger
 from dlhpc.spec.run import Backend
@@ -91,7 +91,7 @@ class _Found:
     parity: float = 0.0
 
 
-def add_benchmark(root: Path, digest: str, measured: Measured, stamp: Stamper) -> BenchmarkRecord:
+def add_benchmark(root: Place, digest: str, measured: Measured, stamp: Stamper) -> BenchmarkRecord:
     """Keep what was found of a version; `root` is the registry's `annotations` folder."""
 
     def added(number: int, last: BenchmarkRecord | None, previous: str | None) -> BenchmarkRecord:

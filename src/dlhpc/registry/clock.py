@@ -7,37 +7,32 @@ reads it: each record carries its number. When the folder is lost, `floor` says 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
-from dlhpc.files import fsync_folder
-from dlhpc.registry.folders import make_folder
+from dlhpc.registry.places import Place, claim, make_folder, names, settle
 
 _KEPT = 64
 """Numbers that stay, since a listing made while others write may lack the newest."""
 
 
-def tick(folder: Path, after: int, floor: Callable[[], int]) -> int:
+def tick(folder: Place, after: int, floor: Callable[[], int]) -> int:
     """The next number, larger than `after` and every number given before."""
     make_folder(folder)
     while True:
         given = _given(folder)
         number = max(after, max(given) if given else floor()) + 1
-        try:
-            os.close(os.open(folder / str(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        except FileExistsError:
+        if not claim(folder / str(number)):
             continue
         if max(_given(folder), default=0) > number:
             continue  # this process slept since it listed the folder, while others went on
-        fsync_folder(folder)
+        settle(folder)
         for old in given:
             if old <= number - _KEPT:
                 with suppress(FileNotFoundError):  # another writer was first
-                    os.unlink(folder / str(old))
+                    (folder / str(old)).unlink()
         return number
 
 
-def _given(folder: Path) -> list[int]:
-    return [int(name) for name in os.listdir(folder) if name.isdecimal() and name.isascii() and len(name) < 10]
+def _given(folder: Place) -> list[int]:
+    return [int(name) for name in names(folder) if name.isdecimal() and name.isascii() and len(name) < 10]

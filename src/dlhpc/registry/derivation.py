@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +20,7 @@ from dlhpc.registry.derived import derived, read
 from dlhpc.registry.derived_record import AccuracyChange, DerivedFormat, DerivedRecord, Parity
 from dlhpc.registry.environment import environment, toolchain
 from dlhpc.registry.manifest import FileEntry, sha256
+from dlhpc.registry.places import Place
 from dlhpc.registry.record_kinds import Stamper
 from dlhpc.registry.remarks import ledger
 from dlhpc.registry.store import Registry
@@ -152,7 +152,7 @@ def _accuracy(artifact: Artifact, predict: Predictor, backend: str) -> tuple[Acc
     return AccuracyChange(examples=examples, before=before, after=after), ""
 
 
-def _recorded(root: Path, digest: str, says: dict[str, Any], stamp: Stamper) -> DerivedRecord:
+def _recorded(root: Place, digest: str, says: dict[str, Any], stamp: Stamper) -> DerivedRecord:
     """Add the record, unless one says the same."""
     records = ledger(root, digest, DerivedRecord)
     for there in records.all():

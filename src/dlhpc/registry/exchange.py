@@ -8,12 +8,12 @@ and what else was said about it belong to the place where it was said, and stay 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 from dlhpc.errors import IntegrityError, NotFoundError, UsageError
 from dlhpc.ports import BackendLoader
 from dlhpc.registry.manifest import parse_manifest, sha256
+from dlhpc.registry.places import Place
 from dlhpc.registry.progress import Progress, quiet
 from dlhpc.registry.reader import Version
 from dlhpc.registry.refs import DigestRef, check_name, parse_ref, short
@@ -76,7 +76,7 @@ class Store(Protocol):
         ...
 
 
-def open_store(location: Path | str, load_backend: BackendLoader) -> Store:
+def open_store(location: Place | str, load_backend: BackendLoader) -> Store:
     """What keeps versions at a location: the one place that knows all kinds. Opening touches nothing."""
     return Registry(location, load_backend)
 

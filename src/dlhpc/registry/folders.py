@@ -1,51 +1,40 @@
-"""Folders of the registry: made durably, listed strictly."""
+"""Folders of the registry: listed strictly."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from dlhpc.errors import DlhpcError, IntegrityError
-from dlhpc.files import fsync_folder
+from dlhpc.registry.places import Place, names
 
 
-def make_folder(folder: Path) -> None:
-    """Create a folder and its parents so that they survive a power cut."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    fsync_folder(folder.parent)
-
-
-def entries(folder: Path, pattern: str) -> list[str]:
+def entries(folder: Place, pattern: str) -> list[str]:
     """Sorted names in a folder; none when there is no folder.
 
     Hidden files are passed over: an interrupted writer leaves them. Any other name that does not match `pattern` raises
     IntegrityError: nothing but the registry writes here.
     """
     try:
-        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        found = sorted(name for name in names(folder) if not name.startswith("."))
     except FileNotFoundError:
         return []
     except NotADirectoryError as error:
         raise unexpected(folder) from error
-    for name in names:
+    for name in found:
         if not re.fullmatch(pattern, name):
             raise unexpected(folder / name)
-    return names
+    return found
 
 
-def unexpected(path: Path) -> IntegrityError:
+def unexpected(path: Place) -> IntegrityError:
     """The error for a file that has no business in the registry."""
     return IntegrityError(f"{path}: unexpected file in the registry; remove it")
 
 
 @contextmanager
-def cannot_write(root: Path) -> Iterator[None]:
+def cannot_write(root: Place) -> Iterator[None]:
     """Say what a disk that is full or read-only means for the registry in `root`."""
     try:
         yield

@@ -15,17 +15,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dlhpc.errors import IntegrityError, UsageError
+from dlhpc.errors import DlhpcError, IntegrityError, UsageError
 from dlhpc.registry import blobs, labels, remarks
 from dlhpc.registry.folders import cannot_write, entries
 from dlhpc.registry.leases import Leases, held, removing
 from dlhpc.registry.manifest import manifest_fields
+from dlhpc.registry.object_leases import LEASE_S
+from dlhpc.registry.partial import SUFFIX
+from dlhpc.registry.places import Place, age_and_size, relative
 from dlhpc.registry.reader import Reader
 from dlhpc.registry.record_kinds import RemarkRecord
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NAME
+from dlhpc.registry.stores.object_store import ObjectPath
 
 GRACE_S = 3600.0
+"""Default for a folder; that of an object store is LEASE_S, and the least there."""
 _BATCH = 256
 """Files removed while writers wait."""
 
@@ -56,7 +61,9 @@ class Swept:
 @dataclass(frozen=True)
 class _Found:
     kind: Kind
-    path: Path
+    path: Place
+    final: Place
+    """The file that it is, is a part of, or was to become."""
 
 
 class _Needed:
@@ -108,7 +115,7 @@ class _Needed:
 def sweep(
     registry: Reader,
     *,
-    grace_s: float = GRACE_S,
+    grace_s: float | None = None,
     dry_run: bool = False,
     now: Callable[[], float] = time.time,
     progress: Callable[[str], None] = lambda _: None,
@@ -118,8 +125,7 @@ def sweep(
     Publications may run meanwhile. Raises NotFoundError when there is no registry, and IntegrityError, before anything
     is removed, when a label or manifest is damaged: what it needs cannot be known.
     """
-    if not grace_s >= 0:
-        raise UsageError(f"a grace period of {grace_s:g} seconds ends before it begins: give 0 or more")
+    grace_s = _grace(registry.root, grace_s)
     registry.check_format()
     needed = _Needed(registry)
     progress("reading labels and manifests")
@@ -143,62 +149,84 @@ def sweep(
     return sweep.swept
 
 
+def _grace(root: Place, grace_s: float | None) -> float:
+    has_locks = not isinstance(root, ObjectPath)
+    if grace_s is None:
+        return GRACE_S if has_locks else LEASE_S
+    if not grace_s >= 0:
+        raise UsageError(f"a grace period of {grace_s:g} seconds ends before it begins: give 0 or more")
+    if not has_locks and grace_s < LEASE_S:
+        raise UsageError(
+            f"{root}: an object store has no locks, so nobody can tell a dead writer from a slow one, and what is "
+            f"younger than a day stays: give a grace period of {LEASE_S:g} seconds or more, or none"
+        )
+    return grace_s
+
+
 def _unneeded(registry: Reader, needed: _Needed) -> Iterator[_Found]:
     # Manifests first: a sweep that is killed leaves no manifest without its files.
     for digest in blobs.digests(registry.manifests):
         if digest not in needed.manifests:
-            yield _Found("manifest", blobs.content_path(registry.manifests, digest))
+            path = blobs.content_path(registry.manifests, digest)
+            yield _Found("manifest", path, path)
     for digest in blobs.digests(registry.blobs):
         if digest not in needed.blobs:
-            yield _Found("blob", blobs.content_path(registry.blobs, digest))
+            path = blobs.content_path(registry.blobs, digest)
+            yield from (_Found("blob", piece, path) for piece in blobs.pieces(registry.blobs, digest))
 
 
-def _temporary(root: Path) -> Iterator[_Found]:
+def _temporary(root: Place) -> Iterator[_Found]:
+    if not isinstance(root, Path):
+        return  # an object is whole, or absent
     for folder, _, names in os.walk(root):
         for name in names:
+            # `.<name>.<pid>.<hex>.tmp`, or `.<name>.partial`
             if name.startswith(".") and name.endswith(".tmp"):
-                yield _Found("temporary", Path(folder, name))
+                yield _Found("temporary", Path(folder, name), Path(folder, name[1:].rsplit(".", 3)[0]))
+            elif name.startswith(".") and name.endswith(SUFFIX):
+                yield _Found("temporary", Path(folder, name), Path(folder, name[1:].removesuffix(SUFFIX)))
 
 
 class _Sweep:
     """One sweep: what is removed, batch by batch, while the leases stand still."""
 
-    def __init__(self, root: Path, needed: _Needed, swept: Swept, cutoff: float) -> None:
+    def __init__(self, root: Place, needed: _Needed, swept: Swept, cutoff: float) -> None:
         self.root, self.needed, self.swept, self.cutoff = root, needed, swept, cutoff
-        self._gone: set[Path] = set()
-        self._emptied: set[Path] = set()
+        self._gone: set[Place] = set()
+        self._emptied: set[Place] = set()
 
     def files(self, found: list[_Found], leases: Leases) -> None:
         """Remove those of the files that are still unneeded, unused and old."""
         for each in found:
             with suppress(FileNotFoundError):  # its writer, or another sweep, was first
-                status = each.path.lstat()
+                written_at, size = age_and_size(each.path)
                 if self._is_needed(each):
                     continue
-                if leases.protects(_final(each).relative_to(self.root).as_posix()):
+                if leases.protects(relative(each.final, self.root)):
                     self.swept.used += 1
-                elif status.st_mtime > self.cutoff:
+                elif written_at > self.cutoff:
                     self.swept.young += 1
+                elif leases.may_remove():
+                    self._remove(each, size)
                 else:
-                    # A record that was linked into place shares its bytes with the file beside it.
-                    self._remove(each, status.st_size if status.st_nlink == 1 else 0)
+                    raise DlhpcError(f"{self.root}: the sweep took too long for one step: run gc again")
 
     def empty_folders(self, registry: Reader, leases: Leases) -> None:
         """Remove the leases of dead writers, then the folders in which nothing is left."""
         self.swept.writers = leases.living
         for path in leases.stale:
             with suppress(FileNotFoundError):  # its writer was not dead but at its end
-                self._remove(_Found("lease", path), path.stat().st_size)
+                self._remove(_Found("lease", path, path), age_and_size(path)[1])
         for top in (registry.blobs, registry.manifests, registry.names_folder, registry.annotations):
-            for name, _, _ in os.walk(top, topdown=False):
+            for name, _, _ in os.walk(top, topdown=False) if isinstance(top, Path) else ():
                 folder = Path(name)
-                if not leases.protects(folder.relative_to(self.root).as_posix()):
+                if not leases.protects(relative(folder, self.root)):
                     self._remove_if_empty(folder)
 
     def _is_needed(self, each: _Found) -> bool:
         match each.kind:
             case "blob":
-                return each.path.name in self.needed.blobs
+                return each.final.name in self.needed.blobs
             case "manifest":
                 return each.path.name in self.needed.manifests
         return False
@@ -207,11 +235,11 @@ class _Sweep:
         inside = [folder / name for name in os.listdir(folder)]
         emptied_now = folder in self._emptied
         if all(path in self._gone for path in inside) and (emptied_now or folder.stat().st_mtime <= self.cutoff):
-            self._remove(_Found("folder", folder), 0)
+            self._remove(_Found("folder", folder, folder), 0)
 
     def _remove(self, each: _Found, size: int) -> None:
         if not self.swept.dry_run:
-            if each.kind == "folder":
+            if each.kind == "folder" and isinstance(each.path, Path):
                 each.path.rmdir()
             else:
                 each.path.unlink()
@@ -219,11 +247,4 @@ class _Sweep:
         self._emptied.add(each.path.parent)
         self.swept.bytes += size
         self.swept.removed[each.kind] = self.swept.removed.get(each.kind, 0) + 1
-        self.swept.files.append(each.path.relative_to(self.root).as_posix())
-
-
-def _final(each: _Found) -> Path:
-    """The path that a file is, or was to become: temporary files are called `.<name>.<pid>.<hex>.tmp`."""
-    if each.kind != "temporary":
-        return each.path
-    return each.path.with_name(each.path.name[1:].rsplit(".", 3)[0])
+        self.swept.files.append(relative(each.path, self.root))

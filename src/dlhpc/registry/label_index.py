@@ -8,11 +8,10 @@ A damaged index is none; the next publication writes another.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import NamedTuple
 
-from dlhpc.files import write_atomic
 from dlhpc.registry.manifest import sha256
+from dlhpc.registry.places import Place, replace
 from dlhpc.registry.record_kinds import VersionRecord
 from dlhpc.spec.base import canonical_json
 
@@ -35,7 +34,7 @@ class Label(NamedTuple):
         return cls(record.number, record.manifest, record.at, record.by, record.sequence, record.run)
 
 
-def read(folder: Path, name: str) -> list[Label]:
+def read(folder: Place, name: str) -> list[Label]:
     """The labels 1 to n of the index in a name's folder; none when there is no index, or not a whole one."""
     try:
         seal, content = (folder / FILE).read_bytes().split(b"\n", 1)
@@ -51,7 +50,7 @@ def read(folder: Path, name: str) -> list[Label]:
         return []
 
 
-def write(folder: Path, name: str, labels: list[Label]) -> None:
+def write(folder: Place, name: str, labels: list[Label]) -> None:
     """Write the index of the labels 1 to n."""
     people = sorted({label.by for label in labels})
     place = {who: index for index, who in enumerate(people)}
@@ -67,4 +66,4 @@ def write(folder: Path, name: str, labels: list[Label]) -> None:
             "run": [label.run for label in labels],
         }
     )
-    write_atomic(folder / FILE, sha256(content).encode() + b"\n" + content)
+    replace(folder / FILE, sha256(content).encode() + b"\n" + content)

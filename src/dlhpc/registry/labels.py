@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
+from dlhpc.errors import DlhpcError
 from dlhpc.registry import label_index
 from dlhpc.registry.label_index import Label
+from dlhpc.registry.places import Place
 from dlhpc.registry.record_kinds import Stamper, VersionRecord
 from dlhpc.registry.records import append, numbers, read_record
 
@@ -19,12 +20,12 @@ INDEX_EVERY = 64
 """Labels that the index may lack: each is a file that has to be opened."""
 
 
-def label(folder: Path, name: str, number: int) -> VersionRecord:
+def label(folder: Place, name: str, number: int) -> VersionRecord:
     """The label of a number that exists; `folder` is the name's `versions` folder."""
     return read_record(folder, number, VersionRecord, repr(name))[0]
 
 
-def every(folder: Path, name: str, taken: range) -> Iterator[Label]:
+def every(folder: Place, name: str, taken: range) -> Iterator[Label]:
     """All labels, oldest first; `taken` are their numbers."""
     indexed = _index(folder, name, taken)
     yield from indexed
@@ -32,13 +33,13 @@ def every(folder: Path, name: str, taken: range) -> Iterator[Label]:
         yield Label.of(label(folder, name, number))
 
 
-def label_of(folder: Path, name: str, digest: str) -> VersionRecord | None:
+def label_of(folder: Place, name: str, digest: str) -> VersionRecord | None:
     """The label that stands for a version, or None."""
     taken = numbers(folder)
     return _find(folder, name, digest, taken, _index(folder, name, taken))
 
 
-def commit(folder: Path, name: str, digest: str, run: str | None, stamp: Stamper) -> VersionRecord:
+def commit(folder: Place, name: str, digest: str, run: str | None, stamp: Stamper) -> VersionRecord:
     """Give a version the next label, or return the one that it has.
 
     Of several writers at once exactly one gets each number; the others look at what it took and try the next.
@@ -61,7 +62,7 @@ def commit(folder: Path, name: str, digest: str, run: str | None, stamp: Stamper
     return there
 
 
-def _find(folder: Path, name: str, digest: str, taken: range, indexed: Sequence[Label]) -> VersionRecord | None:
+def _find(folder: Place, name: str, digest: str, taken: range, indexed: Sequence[Label]) -> VersionRecord | None:
     number = next((row.number for row in indexed if row.manifest == digest), None)
     if number is not None:
         record = label(folder, name, number)
@@ -71,7 +72,7 @@ def _find(folder: Path, name: str, digest: str, taken: range, indexed: Sequence[
     return _among(folder, name, digest, taken[len(indexed) :])
 
 
-def _among(folder: Path, name: str, digest: str, candidates: range) -> VersionRecord | None:
+def _among(folder: Place, name: str, digest: str, candidates: range) -> VersionRecord | None:
     for number in reversed(candidates):
         record = label(folder, name, number)
         if record.manifest == digest:
@@ -79,7 +80,7 @@ def _among(folder: Path, name: str, digest: str, candidates: range) -> VersionRe
     return None
 
 
-def _index(folder: Path, name: str, taken: range) -> list[Label]:
+def _index(folder: Place, name: str, taken: range) -> list[Label]:
     """What the index says, when it is one of these labels; nothing otherwise."""
     rows = label_index.read(folder.parent, name)
     if rows and len(rows) <= len(taken) and Label.of(label(folder, name, len(rows))) == rows[-1]:
@@ -87,7 +88,7 @@ def _index(folder: Path, name: str, taken: range) -> list[Label]:
     return []
 
 
-def _extend_index(folder: Path, name: str, indexed: list[Label], highest: int) -> None:
+def _extend_index(folder: Place, name: str, indexed: list[Label], highest: int) -> None:
     rest = (Label.of(label(folder, name, number)) for number in range(len(indexed) + 1, highest + 1))
-    with suppress(OSError):  # the label is there, and nothing needs the index
+    with suppress(OSError, DlhpcError):  # the label is there, and nothing needs the index
         label_index.write(folder.parent, name, [*indexed, *rest])

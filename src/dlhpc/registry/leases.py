@@ -20,12 +20,15 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlhpc.errors import DlhpcError
+from dlhpc.registry import object_leases
+from dlhpc.registry.places import Place
+from dlhpc.registry.stores.object_store import ObjectPath
 
 LEASES = ".leases"
 _LOCK = "lock"
@@ -40,8 +43,10 @@ class Leases:
     """Paths, relative to the registry, that living writers use."""
     living: int
     """Writers at work."""
-    stale: tuple[Path, ...]
+    stale: tuple[Place, ...]
     """Leases of writers that died."""
+    may_remove: Callable[[], bool] = lambda: True
+    """Whether there is time left to remove something."""
 
     def protects(self, path: str) -> bool:
         """Whether a writer uses this path, something in it, or a folder that it is in."""
@@ -49,8 +54,12 @@ class Leases:
 
 
 @contextmanager
-def lease(root: Path, paths: list[str]) -> Iterator[None]:
+def lease(root: Place, paths: list[str]) -> Iterator[None]:
     """Hold a lease on `paths` (relative to the registry `root`; a folder stands for all in it)."""
+    if isinstance(root, ObjectPath):
+        with object_leases.lease(root, paths):
+            yield
+        return
     folder = root / LEASES
     folder.mkdir(exist_ok=True)
     path = folder / f"{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.json"
@@ -64,11 +73,15 @@ def lease(root: Path, paths: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def removing(root: Path, cutoff: float) -> Iterator[Leases]:
+def removing(root: Place, cutoff: float) -> Iterator[Leases]:
     """Keep writers from beginning, and give the leases of those that have. Raises DlhpcError where nothing can lock.
 
     `cutoff` (seconds since 1970) is when the grace period began.
     """
+    if isinstance(root, ObjectPath):
+        with object_leases.removing(root) as may_remove:
+            yield replace(held(root, cutoff), may_remove=may_remove)
+        return
     folder = root / LEASES
     folder.mkdir(exist_ok=True)
     with _locked(folder, fcntl.LOCK_EX) as works:
@@ -80,8 +93,10 @@ def removing(root: Path, cutoff: float) -> Iterator[Leases]:
         yield held(root, cutoff)
 
 
-def held(root: Path, cutoff: float) -> Leases:
+def held(root: Place, cutoff: float) -> Leases:
     """The leases of a registry now. Writes nothing."""
+    if isinstance(root, ObjectPath):
+        return Leases(*object_leases.held(root))
     used: set[str] = set()
     stale: list[Path] = []
     living = 0

@@ -6,11 +6,11 @@ So the history cannot disagree with the present, a change is one atomic step, an
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from dlhpc.errors import IntegrityError
 from dlhpc.registry.manifest import sha256
+from dlhpc.registry.places import Place
 from dlhpc.registry.record_kinds import ChainedRecord
 from dlhpc.registry.records import append, numbers, read_record, record_path
 
@@ -20,7 +20,7 @@ C = TypeVar("C", bound=ChainedRecord)
 class Ledger(Generic[C]):
     """The records of one kind in one folder, all of which belong to one place."""
 
-    def __init__(self, folder: Path, kind: type[C], place: str) -> None:
+    def __init__(self, folder: Place, kind: type[C], place: str) -> None:
         self.folder, self.kind, self.place = folder, kind, place
 
     def last(self) -> C | None:

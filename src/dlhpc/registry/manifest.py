@@ -117,7 +117,7 @@ class Manifest(Spec):
         return sum(entry.size for entry in self.files.values())
 
 
-def sha256(content: bytes) -> str:
+def sha256(content: bytes | memoryview) -> str:
     """Hex digest."""
     return hashlib.sha256(content).hexdigest()
 

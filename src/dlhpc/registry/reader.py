@@ -18,6 +18,7 @@ from dlhpc.registry.cache import NodeCache
 from dlhpc.registry.folders import entries
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.manifest import FileEntry, Manifest, parse_manifest
+from dlhpc.registry.places import Place, place
 from dlhpc.registry.progress import Progress, quiet
 from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, SignatureRecord, VersionRecord
 from dlhpc.registry.records import numbers, record_path
@@ -52,10 +53,10 @@ class Version(NamedTuple):
 
 
 class Reader:
-    """A folder of published versions. Opening one touches nothing."""
+    """A folder, or an object store, of published versions. Opening one touches nothing."""
 
-    def __init__(self, root: Path | str, load_backend: BackendLoader) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Place | str, load_backend: BackendLoader) -> None:
+        self.root = place(root)
         self.load_backend = load_backend
         self.blobs = self.root / "blobs"
         self.manifests = self.root / "manifests"
@@ -211,11 +212,11 @@ class Reader:
             self._target(name, last)
         return last
 
-    def versions(self, name: str) -> Path:
+    def versions(self, name: str) -> Place:
         """Folder of a name's labels."""
         return self.names_folder / name / "versions"
 
-    def aliases(self, name: str) -> Path:
+    def aliases(self, name: str) -> Place:
         """Folder of a name's aliases."""
         return self.names_folder / name / "aliases"
 

@@ -10,19 +10,15 @@ record's bytes in its place, is noticed.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import secrets
-from pathlib import Path
 from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from dlhpc.errors import DlhpcError, IntegrityError, UsageError
-from dlhpc.files import fsync_folder
-from dlhpc.registry.folders import entries, make_folder
+from dlhpc.errors import IntegrityError, UsageError
+from dlhpc.registry.folders import entries
 from dlhpc.registry.manifest import sha256
+from dlhpc.registry.places import Place, create, make_folder, names
 from dlhpc.registry.record_kinds import RECORD_FORMAT, Record
 from dlhpc.spec.base import canonical_json
 
@@ -37,17 +33,17 @@ def sealed(record: Record) -> bytes:
     return _seal(record.canonical())
 
 
-def numbers(folder: Path) -> range:
+def numbers(folder: Place) -> range:
     """The numbers of the records in a folder, 1 to n; empty when there is no folder.
 
     Raises IntegrityError when one is missing or when there is a file that is no record.
     """
     try:
-        names = {name for name in os.listdir(folder) if not name.startswith(".")}
+        there = {name for name in names(folder) if not name.startswith(".")}
     except OSError:
-        names = {"unreadable"}  # entries says why
-    taken = range(1, len(names) + 1)
-    if names == {f"{number}.json" for number in taken}:
+        there = {"unreadable"}  # entries says why
+    taken = range(1, len(there) + 1)
+    if there == {f"{number}.json" for number in taken}:
         return taken
     found = {int(name.removesuffix(".json")) for name in entries(folder, NUMBERED)}
     highest = max(found, default=0)
@@ -58,12 +54,12 @@ def numbers(folder: Path) -> range:
     return range(1, highest + 1)
 
 
-def record_path(folder: Path, number: int) -> Path:
+def record_path(folder: Place, number: int) -> Place:
     """The file of a record."""
     return folder / f"{number}.json"
 
 
-def read_record(folder: Path, number: int, kind: type[R], place: str | None = None) -> tuple[R, bytes]:
+def read_record(folder: Place, number: int, kind: type[R], place: str | None = None) -> tuple[R, bytes]:
     """A record and its bytes; `place` is what it must say it belongs to.
 
     Raises IntegrityError, naming the file, when it is not what was written there.
@@ -95,29 +91,10 @@ def read_record(folder: Path, number: int, kind: type[R], place: str | None = No
     return record, content
 
 
-def append(folder: Path, record: Record) -> bool:
+def append(folder: Place, record: Record) -> bool:
     """Write a record durably under its number; False when that number is taken."""
     make_folder(folder)
-    aside = folder / f".{record.number}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    try:
-        with aside.open("xb") as file:
-            file.write(sealed(record))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(aside, record_path(folder, record.number))
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
-                raise DlhpcError(
-                    f"{folder}: this file system has no hard links, which publishing needs; use a registry on another"
-                ) from error
-            raise
-        fsync_folder(folder)
-        return True
-    finally:
-        aside.unlink(missing_ok=True)
+    return create(record_path(folder, record.number), sealed(record))
 
 
 def _seal(fields: dict[str, object]) -> bytes:

@@ -9,13 +9,13 @@ A new kind is a record class with a `folder`, listed in KINDS: it is then verifi
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final, TypeVar
 
 from dlhpc.registry import blobs
 from dlhpc.registry.benchmark_record import BenchmarkRecord
 from dlhpc.registry.derived_record import DerivedRecord
 from dlhpc.registry.ledger import Ledger
+from dlhpc.registry.places import Place
 from dlhpc.registry.record_kinds import NoteRecord, RemarkRecord, SignatureRecord, TagRecord
 
 A = TypeVar("A", bound=RemarkRecord)
@@ -29,6 +29,6 @@ KINDS: Final[tuple[type[RemarkRecord], ...]] = (
 )
 
 
-def ledger(root: Path, digest: str, kind: type[A]) -> Ledger[A]:
+def ledger(root: Place, digest: str, kind: type[A]) -> Ledger[A]:
     """The records of one kind about a version; `root` is the registry's `annotations` folder."""
     return Ledger(blobs.content_path(root, digest) / kind.folder, kind, kind.place_of(digest))

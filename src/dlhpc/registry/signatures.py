@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dlhpc.errors import IntegrityError
 from dlhpc.registry import signing
+from dlhpc.registry.places import Place
 from dlhpc.registry.record_kinds import Envelope, SignatureRecord, Stamper
 from dlhpc.registry.records import record_path
 from dlhpc.registry.refs import short
@@ -20,7 +21,7 @@ from dlhpc.registry.statements import is_about, statement
 
 
 def add(
-    root: Path, version: str, files: Mapping[str, str], key: signing.PrivateKey, note: str, stamp: Stamper
+    root: Place, version: str, files: Mapping[str, str], key: signing.PrivateKey, note: str, stamp: Stamper
 ) -> SignatureRecord:
     """Sign a version with a key; gives the signature that is there already when the same key made one."""
     for old in ledger(root, version, SignatureRecord).all():
@@ -29,7 +30,7 @@ def add(
     return keep(root, version, key.public.id, key.sign(statement(version, files)), note, stamp)
 
 
-def keep(root: Path, version: str, key: str, envelope: Envelope, note: str, stamp: Stamper) -> SignatureRecord:
+def keep(root: Place, version: str, key: str, envelope: Envelope, note: str, stamp: Stamper) -> SignatureRecord:
     """Add what a key (its id) signed to the signatures of a version; nothing when it is among them."""
 
     def added(number: int, last: SignatureRecord | None, previous: str | None) -> SignatureRecord:
@@ -54,7 +55,7 @@ def keep(root: Path, version: str, key: str, envelope: Envelope, note: str, stam
 
 
 def require(
-    root: Path, version: str, files: Mapping[str, str], ref: str, keys: Sequence[Path | str]
+    root: Place, version: str, files: Mapping[str, str], ref: str, keys: Sequence[Path | str]
 ) -> signing.PublicKey:
     """The first of the `keys` (files with public keys) that signed a version with these files.
 

@@ -1,4 +1,4 @@
-"""The local registry: a folder of plain files.
+"""The registry: a folder of plain files, or the same files in an object store (places.py).
 
     registry.json                                    the format of this folder
     blobs/sha256/ab/<digest>                         the bytes of files
@@ -21,20 +21,20 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeVar
 
 from dlhpc.errors import ConflictError, IntegrityError, NotFoundError, UsageError
-from dlhpc.files import write_atomic
 from dlhpc.ports import BackendLoader
 from dlhpc.registry import aliases, blobs, clock, labels, remarks, signatures, signing, tagging
 from dlhpc.registry.artifact import Artifact
 from dlhpc.registry.benchmark import Measured, add_benchmark
 from dlhpc.registry.benchmark_record import BenchmarkRecord
-from dlhpc.registry.folders import cannot_write, entries, make_folder
+from dlhpc.registry.folders import cannot_write, entries
 from dlhpc.registry.label_index import Label
 from dlhpc.registry.leases import lease
 from dlhpc.registry.manifest import WEIGHTS_FILE, Manifest, parse_manifest, sha256
+from dlhpc.registry.places import Place, make_folder, names, relative, replace
 from dlhpc.registry.progress import Progress, quiet
 from dlhpc.registry.reader import MARKER, MARKER_FILE, Reader, Version
 from dlhpc.registry.record_kinds import (
@@ -49,6 +49,7 @@ from dlhpc.registry.record_kinds import (
 )
 from dlhpc.registry.records import numbers
 from dlhpc.registry.refs import NAME, check_name
+from dlhpc.registry.stores.object_store import ObjectPath, require_conditions
 from dlhpc.weights.file import to_bytes
 
 __all__ = ["MARKER", "Registry", "Version"]
@@ -59,10 +60,10 @@ CLOCK = ".clock"
 
 
 class Registry(Reader):
-    """A folder of published versions, to which more are published. Opening one touches nothing."""
+    """A folder, or an object store, of published versions, to which more are published. Opening one touches nothing."""
 
     def __init__(
-        self, root: Path | str, load_backend: BackendLoader, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self, root: Place | str, load_backend: BackendLoader, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         super().__init__(root, load_backend)
         self._now = now
@@ -74,7 +75,7 @@ class Registry(Reader):
         *,
         alias: str | None = None,
         note: str = "",
-        run: Path | str | None = None,
+        run: PurePath | str | None = None,
         progress: Progress = quiet,
     ) -> str:
         """Make an artifact the next version of `name`, and return its digest.
@@ -206,7 +207,7 @@ class Registry(Reader):
         with self._writing(*(blobs.content_path(self.annotations, digest) for digest in digests)):
             yield digests, lambda digest, found: add_benchmark(self.annotations, digest, found, self._stamp)
 
-    def attach(self, ref: str, content: bytes, add: Callable[[Path, str, Stamper], A]) -> A:
+    def attach(self, ref: str, content: bytes, add: Callable[[Place, str, Stamper], A]) -> A:
         """Keep a file that a record about a version stands for, and write the record.
 
         `add` is given the folder of annotations, the version's digest, and what stamps a record; it gives the record.
@@ -246,13 +247,16 @@ class Registry(Reader):
 
     def _create(self) -> None:
         """Make an empty folder a registry. Any number of processes may do so at once."""
-        if (self.root / MARKER_FILE).exists():
+        marker = self.root / MARKER_FILE
+        if marker.exists():
             self.check_format()
-        else:
-            write_atomic(self.root / MARKER_FILE, MARKER)
+        if isinstance(marker, ObjectPath):
+            require_conditions(marker, MARKER)
+        elif not marker.exists():
+            replace(marker, MARKER)
 
     def _refuse_another_use(self) -> None:
-        others = [name for name in os.listdir(self.root) if not name.startswith(".")]
+        others = [name for name in names(self.root) if not name.startswith(".")]
         if others and not (self.root / MARKER_FILE).exists():
             raise ConflictError(f"{self.root}: no registry, and not empty (it has {others[0]!r}): name another folder")
 
@@ -280,10 +284,10 @@ class Registry(Reader):
         return max(found)
 
     @contextmanager
-    def _writing(self, *used: Path) -> Iterator[None]:
+    def _writing(self, *used: Place) -> Iterator[None]:
         """Hold a lease on what is used. What fails may be done again: what was committed is found and kept."""
         with cannot_write(self.root):
             make_folder(self.root)
             self._refuse_another_use()
-            with lease(self.root, [path.relative_to(self.root).as_posix() for path in used]):
+            with lease(self.root, [relative(path, self.root) for path in used]):
                 yield

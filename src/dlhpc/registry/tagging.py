@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from dlhpc.errors import UsageError
+from dlhpc.registry.places import Place
 from dlhpc.registry.record_kinds import NoteRecord, Stamper, TagRecord
 from dlhpc.registry.remarks import ledger
 
@@ -13,13 +13,13 @@ TAG_KEY = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
 MAX_TEXT = 65536
 
 
-def tags(root: Path, digest: str) -> dict[str, str]:
+def tags(root: Place, digest: str) -> dict[str, str]:
     """The tags of a version now."""
     last = ledger(root, digest, TagRecord).last()
     return dict(last.tags) if last else {}
 
 
-def set_tag(root: Path, digest: str, key: str, value: str | None, note: str, stamp: Stamper) -> TagRecord | None:
+def set_tag(root: Place, digest: str, key: str, value: str | None, note: str, stamp: Stamper) -> TagRecord | None:
     """Set a tag, or remove it (None). Nothing is written when it stands so already; returns the last change."""
 
     def change(number: int, last: TagRecord | None, previous: str | None) -> TagRecord | None:
@@ -47,7 +47,7 @@ def set_tag(root: Path, digest: str, key: str, value: str | None, note: str, sta
     return ledger(root, digest, TagRecord).extend(change)
 
 
-def add_note(root: Path, digest: str, text: str, stamp: Stamper) -> NoteRecord:
+def add_note(root: Place, digest: str, text: str, stamp: Stamper) -> NoteRecord:
     """Add a note to a version."""
 
     def added(number: int, last: NoteRecord | None, previous: str | None) -> NoteRecord:

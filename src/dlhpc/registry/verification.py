@@ -77,7 +77,7 @@ def verify(
         _check_remarks(registry, digest, set(manifests), used, found)
     stored = _listing(found, lambda: blobs.digests(registry.blobs))
     found.unused = len(set(stored) - used)
-    found.bytes = sum(blobs.content_path(registry.blobs, digest).stat().st_size for digest in stored)
+    found.bytes = sum(blobs.stored_size(registry.blobs, digest) for digest in stored)
     with found.telling():
         entries(registry.root, "registry.json|blobs|manifests|names|annotations")
     return found

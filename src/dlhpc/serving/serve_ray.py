@@ -40,6 +40,7 @@ from dlhpc.serving.ray_settings import ray_settings
 from dlhpc.serving.replica import Replica
 from dlhpc.serving.slots import Slot
 from dlhpc.serving.supervisor import Stop, Supervisor
+from dlhpc.spec.location import absolute
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import ModelInfo
 
@@ -260,7 +261,7 @@ def _from_anywhere(spec: ServingSpec) -> ServingSpec:
             "cache_dir": None if how.cache_dir is None else how.cache_dir.resolve(),
         }
     )
-    return spec.model_copy(update={"registry": spec.registry.resolve(), "auth": auth, "verification": verification})
+    return spec.model_copy(update={"registry": absolute(spec.registry), "auth": auth, "verification": verification})
 
 
 def _tame_driver() -> None:

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dlhpc.spec.base import MAX_INT, NAME_PATTERN, NETWORK_FORMAT, Spec
+from dlhpc.spec.location import LOCATION_FORMAT
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ def describe(schema: Mapping[str, Any], *, plural: bool = False) -> str:
             return f"a mapping of {describe(inner, plural=True)}" if isinstance(inner, Mapping) else "a mapping"
     if schema.get("format") == "path":
         return "paths" if plural else "a path"
+    if schema.get("format") == LOCATION_FORMAT:
+        return "folders or URLs" if plural else "a folder, or a URL such as s3://bucket/prefix"
     if schema.get("format") == NETWORK_FORMAT:
         return "networks or addresses" if plural else "a network such as 10.0.0.0/8, or an address"
     if schema.get("pattern") == NAME_PATTERN:

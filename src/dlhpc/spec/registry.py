@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from dlhpc.spec.base import Name, Spec
+from dlhpc.spec.location import Location
 
 
 class RegistrySpec(Spec):
     """Publication of the trained model."""
 
-    path: Path = Path("registry")
-    """Folder of the local registry."""
+    path: Location = "registry"
+    """Folder of the registry, or its URL: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix."""
 
     publish: bool = True
     """Publish the best weights when the run ends."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from dlhpc.spec.base import NETWORK_FORMAT, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from dlhpc.spec.location import Location
 from dlhpc.spec.verification import VerificationSpec
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
@@ -146,8 +147,8 @@ class ServingSpec(Spec):
     model: str | None = None
     """Which model: `name`, `name:3`, `name@alias` or `sha256:...`; the one published last when absent."""
 
-    registry: Path = Path("registry")
-    """Folder of the local registry."""
+    registry: Location = "registry"
+    """Folder of the registry, or its URL: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix."""
 
     backend: Literal["auto", "flax", "torch"] = "auto"
     """Framework that computes: either can serve any model. `auto` is the one that trained it."""

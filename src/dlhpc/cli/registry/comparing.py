@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +30,7 @@ The relative difference of a tensor is |b - a| / |a|, by Euclidean norms.
 @click.argument("b")
 @click.option("--weights/--no-weights", default=True, show_default=True, help="Whether to compare tensor by tensor.")
 @common
-def diff(a: str, b: str, weights: bool, root: Path, as_json: bool) -> None:
+def diff(a: str, b: str, weights: bool, root: str, as_json: bool) -> None:
     """How two versions differ: settings, metrics, environment, origin, files, and weights."""
     found = open_registry(root).diff(a, b, weights=weights)
     if as_json:
@@ -59,7 +58,7 @@ Operators: = != < <= > >= and ~ (a pattern of * ? [abc]). Quote what the shell w
 )
 @click.argument("conditions", nargs=-1, metavar="[CONDITION]...")
 @common
-def search(conditions: tuple[str, ...], root: Path, as_json: bool) -> None:
+def search(conditions: tuple[str, ...], root: str, as_json: bool) -> None:
     """The versions of all names that fulfil every CONDITION (KEY OPERATOR VALUE), oldest first."""
     matches = open_registry(root).search(*conditions)
     if as_json:

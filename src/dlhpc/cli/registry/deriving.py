@@ -50,7 +50,7 @@ The file is run, and kept with the version only if its answers are the version's
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write a copy of the file here.")
 @common
 def derive(
-    ref: str, form: Any, backend: str | None, tolerance: float | None, out: Path | None, root: Path, as_json: bool
+    ref: str, form: Any, backend: str | None, tolerance: float | None, out: Path | None, root: str, as_json: bool
 ) -> None:
     """Keep a version as a file in another format too, checked against the version's own answers."""
     registry = open_registry(root)
@@ -71,7 +71,7 @@ Examples:
 @_BACKEND
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write a verified copy of it here.")
 @common
-def derived(ref: str, form: Any, backend: str | None, out: Path | None, root: Path, as_json: bool) -> None:
+def derived(ref: str, form: Any, backend: str | None, out: Path | None, root: str, as_json: bool) -> None:
     """The files that were derived from a version; or one of them, verified."""
     from dlhpc.registry.derived import find
 
@@ -99,7 +99,7 @@ def derived(ref: str, form: Any, backend: str | None, out: Path | None, root: Pa
     console().print(shown)
 
 
-def _finish(root: Path, record: DerivedRecord, out: Path | None, as_json: bool) -> None:
+def _finish(root: str, record: DerivedRecord, out: Path | None, as_json: bool) -> None:
     from dlhpc.files import write_atomic
     from dlhpc.registry.derived import read
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -90,7 +89,7 @@ rounds x seconds for each framework, batch size and type, and some seconds to st
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
 @plan_options
 @common
-def benchmark(refs: tuple[str, ...], root: Path, as_json: bool, backends: tuple[str, ...], **given: Any) -> None:
+def benchmark(refs: tuple[str, ...], root: str, as_json: bool, backends: tuple[str, ...], **given: Any) -> None:
     """Measure latency, throughput, memory, loading and parity of versions, and add the figures to each."""
     registry = open_registry(root)
     trained_in = tuple(dict.fromkeys(registry.manifest(ref).run.backend for ref in refs))
@@ -115,7 +114,7 @@ Examples:
 )
 @click.argument("ref")
 @common
-def benchmarks(ref: str, root: Path, as_json: bool) -> None:
+def benchmarks(ref: str, root: str, as_json: bool) -> None:
     """What was measured of a version so far, under all its names, oldest first."""
     found = open_registry(root).benchmarks(ref)
     if as_json:

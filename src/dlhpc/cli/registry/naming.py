@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -29,7 +28,7 @@ Examples:
 @click.argument("ref", required=False)
 @click.option("--note", default="", help="Why it moves; kept in the history.")
 @common
-def alias(name: str, alias: str, ref: str | None, note: str, root: Path, as_json: bool) -> None:
+def alias(name: str, alias: str, ref: str | None, note: str, root: str, as_json: bool) -> None:
     """Let NAME@ALIAS stand for REF. Without REF: where it stood, when, and who moved it."""
     registry = open_registry(root)
     if ref is None:
@@ -58,7 +57,7 @@ Examples:
 @click.option("--remove", multiple=True, metavar="KEY", help="Remove a tag; may be repeated.")
 @click.option("--note", default="", help="Why; kept in the history.")
 @common
-def tag(ref: str, tags: tuple[str, ...], remove: tuple[str, ...], note: str, root: Path, as_json: bool) -> None:
+def tag(ref: str, tags: tuple[str, ...], remove: tuple[str, ...], note: str, root: str, as_json: bool) -> None:
     """Set or remove tags of a version, under all its names. Without any: the tags that it has."""
     pairs = [_pair(each) for each in tags]
     both = {key for key, _ in pairs} & set(remove)
@@ -88,7 +87,7 @@ Examples:
 @click.argument("ref")
 @click.argument("text", required=False)
 @common
-def note(ref: str, text: str | None, root: Path, as_json: bool) -> None:
+def note(ref: str, text: str | None, root: str, as_json: bool) -> None:
     """Add a note to a version, under all its names. Without TEXT: the notes that it has."""
     registry = open_registry(root)
     notes = (registry.note(ref, text),) if text is not None else registry.notes(ref)
@@ -114,7 +113,7 @@ A bare name means all that happened to the name; else all that happened to the o
 )
 @click.argument("ref", metavar="NAME|REF")
 @common
-def history(ref: str, root: Path, as_json: bool) -> None:
+def history(ref: str, root: str, as_json: bool) -> None:
     """Publications, aliases, tags, notes, benchmarks and derived files, in the order in which they happened."""
     events = open_registry(root).events(ref)
     if as_json:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dlhpc.cli.locations import HELP, LOCATION
+
 if TYPE_CHECKING:
     from dlhpc.api import Registry
 
@@ -27,10 +29,10 @@ def common(function: F) -> F:
     return click.option(
         "--registry",
         "root",
-        type=click.Path(path_type=Path),
-        default=Path("registry"),
+        type=LOCATION,
+        default="registry",
         show_default=True,
-        help="Folder of the registry.",
+        help=HELP,
     )(function)
 
 
@@ -46,8 +48,8 @@ def require_signature(function: F) -> F:
     )(function)
 
 
-def open_registry(root: Path) -> Registry:
-    """The registry in a folder."""
+def open_registry(root: str) -> Registry:
+    """The registry in a folder or at a URL."""
     from dlhpc.api import Registry
 
     return Registry(root)

@@ -29,7 +29,7 @@ Examples:
 @click.argument("name", required=False)
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many of the newest.")
 @common
-def list_command(name: str | None, limit: int | None, root: Path, as_json: bool) -> None:
+def list_command(name: str | None, limit: int | None, root: str, as_json: bool) -> None:
     """The newest version of every name, or every version of NAME."""
     registry = open_registry(root)
     versions = registry.list(name)
@@ -53,7 +53,7 @@ Examples:
 )
 @click.argument("ref")
 @common
-def show(ref: str, root: Path, as_json: bool) -> None:
+def show(ref: str, root: str, as_json: bool) -> None:
     """What a version is: model, classes, metrics, files, tags, notes, signatures, derived files, and its origin."""
     registry = open_registry(root)
     digest = registry.resolve(ref)
@@ -95,7 +95,7 @@ Example:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New folder for the files.")
 @require_signature
 @common
-def get(ref: str, out: Path, keys: tuple[Path, ...], root: Path, as_json: bool) -> None:
+def get(ref: str, out: Path, keys: tuple[Path, ...], root: str, as_json: bool) -> None:
     """Write a verified copy of a version's files, and its signatures, to a new folder."""
     from dlhpc.registry.export import export
 

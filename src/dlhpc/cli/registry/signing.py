@@ -66,7 +66,7 @@ Examples:
 @click.option("--key", type=click.Path(path_type=Path), required=True, metavar="KEY.pem", help="The private key.")
 @click.option("--note", default="", help="Why; kept with the signature.")
 @common
-def sign(ref: str, key: Path, note: str, root: Path, as_json: bool) -> None:
+def sign(ref: str, key: Path, note: str, root: str, as_json: bool) -> None:
     """Sign a version, under all its names, after reading and verifying it.
 
     The passphrase of an encrypted key is asked for, or taken from DLHPC_KEY_PASSPHRASE.

@@ -25,7 +25,7 @@ Examples:
 @click.argument("ref", required=False)
 @require_signature
 @common
-def verify(ref: str | None, keys: tuple[Path, ...], root: Path, as_json: bool) -> None:
+def verify(ref: str | None, keys: tuple[Path, ...], root: str, as_json: bool) -> None:
     """Read and hash everything, or what REF needs. Exit status 3 when anything is damaged, naming each file.
 
     Files, digests and records that were replaced together agree with each other: only a signature tells.
@@ -56,13 +56,15 @@ Examples:
   dlhpc registry gc --grace 1d
 
 \b
-Safe at any time: what a running publication uses stays, whatever its age."""
+Safe at any time: what a running publication uses stays, whatever its age.
+In an object store what is younger than a day stays: there are no locks."""
 )
-@click.option("--grace", default="1h", show_default=True, help="Leave what is younger: seconds, or with s, m, h, d.")
+@click.option("--grace", help="Leave what is younger: seconds, or with s, m, h, d.  [default: 1h; object store: 1d]")
 @click.option("--dry-run", is_flag=True, help="Tell what would go; remove nothing.")
 @common
-def gc(grace: str, dry_run: bool, root: Path, as_json: bool) -> None:
+def gc(grace: str | None, dry_run: bool, root: str, as_json: bool) -> None:
     """Remove what interrupted publications left: files that no version needs, half-written ones, empty folders."""
+    grace = grace or ("1d" if "://" in root else "1h")
     swept = open_registry(root).gc(grace_s=_seconds(grace), dry_run=dry_run)
     if as_json:
         print_json(swept.canonical())

@@ -1,0 +1,1 @@
+"""Places other than a local folder that hold published versions."""
