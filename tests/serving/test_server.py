@@ -37,6 +37,7 @@ from dlhpc.spec.run import RunSpec
 from dlhpc.spec.serving import RateSpec
 from dlhpc.weights.init import initial_weights
 from dlhpc.weights.table import param_table
+from tests.registry.test_signing import generated
 from tests.serving.asgi import body, png
 from tests.serving.process_tree import listening, tree
 
@@ -122,13 +123,16 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Two replicas that compute in Flax what torch made, with narrow limits."""
+    """Two replicas that compute in Flax what torch made and somebody signed, with narrow limits."""
     folder = tmp_path_factory.mktemp("server")
     artifact = artifact_of(folder / "registry")
+    private, public = generated(folder)
+    Registry(folder / "registry").sign("digits", private)
     port, metrics_port = free_ports(2)
     settings = [
         f"port={port}", f"metrics_port={metrics_port}", "backend=flax", "replicas=2", f"limits.max_concurrent={ROOM}",
         f"auth.keys={folder / 'keys.json'}", "auth.open_predict=true", "cache.max_bytes=1000000",
+        f"verification.require_signature=[{public.name}]", "verification.cache_dir=cache",
         f"limits.max_body_bytes={MOST_BYTES}", "limits.header_timeout_s=2", "limits.deadline_s=60",
     ]  # fmt: skip
     words = [word for setting in settings for word in ("--set", setting)]
@@ -146,7 +150,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     keys = keys_in(folder / "keys.json")
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [*command, *words], stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
+            [*command, *words],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+            cwd=folder,  # which is not the replicas'
         )
     running = Server(artifact, process, port, metrics_port, log, keys)
     try:
@@ -318,6 +327,10 @@ def test_health_tells_what_is_served(server: Server) -> None:
     assert (told["status"], told["replicas"], told["in_flight"]) == ("ready", 2, 0)
     assert told["models"][0]["name"] == "digits:1"
     assert told["models"][0]["classes"] == list(server.artifact.classes)
+    assert told["models"][0]["verification"] == "cached"
+    assert "not as it was left here" not in server.log.read_text()
+    cached = {path.name for path in (server.log.parent / "cache").iterdir() if not path.suffix}
+    assert cached == set(server.artifact.manifest.digests.values())
 
 
 def counted(server: Server, route: str, status: str) -> float:
