@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import jax
 
-from dlhpc.engines.flax_export import FlaxExporter
 from dlhpc.engines.flax_learner import FlaxLearner
 from dlhpc.engines.flax_predictor import FlaxPredictor
 from dlhpc.monitoring.machine import usable_cores
-from dlhpc.ports import Backend, Device, NamedArrays, Preprocessing
+from dlhpc.ports import Backend, Device, Exporter, NamedArrays, Preprocessing
 from dlhpc.spec.model import ModelSpec
 from dlhpc.spec.run import RunSpec
 
@@ -30,8 +29,11 @@ class FlaxBackend:
         """A predictor over canonical weights. Raises IntegrityError when they do not fit the model's table."""
         return FlaxPredictor(model, weights, preprocessing)
 
-    def exporter(self) -> FlaxExporter:
+    def exporter(self) -> Exporter:
         """What makes programs of models."""
+        # The exporters' own imports take a second that no server has to wait for.
+        from dlhpc.engines.flax_export import FlaxExporter
+
         return FlaxExporter()
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from dlhpc.engines.torch_export import TorchExporter
 from dlhpc.engines.torch_learner import TorchLearner
 from dlhpc.engines.torch_network import local_device
 from dlhpc.engines.torch_predictor import TorchPredictor
-from dlhpc.ports import Backend, Device, NamedArrays, Preprocessing
+from dlhpc.ports import Backend, Device, Exporter, NamedArrays, Preprocessing
 from dlhpc.spec.model import ModelSpec
 from dlhpc.spec.run import RunSpec
 
@@ -32,8 +31,11 @@ class TorchBackend:
         """A predictor over canonical weights. Raises IntegrityError when they do not fit the model's table."""
         return TorchPredictor(model, weights, preprocessing)
 
-    def exporter(self) -> TorchExporter:
+    def exporter(self) -> Exporter:
         """What makes programs of models."""
+        # The exporters' own imports take a second that no server has to wait for.
+        from dlhpc.engines.torch_export import TorchExporter
+
         return TorchExporter()
 
 

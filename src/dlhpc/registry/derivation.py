@@ -35,7 +35,7 @@ TOLERANCES: Final[Mapping[DerivedFormat, float]] = {
     "onnx": 1e-5,
     "stablehlo": 1e-5,
     "torch-export": 1e-5,
-    "int8": 0.1,
+    "int8": 0.05,
 }
 """Largest difference of two probabilities, over the largest probability. int8 rounds the weights themselves."""
 _WRITERS: Final[Mapping[DerivedFormat, str]] = {"stablehlo": "flax", "torch-export": "torch"}

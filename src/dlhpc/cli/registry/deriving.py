@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +47,7 @@ The file is run, and kept with the version only if its answers are the version's
 @click.option(
     "--tolerance",
     type=float,
-    help="Largest difference of two probabilities over the largest one.  [default: 1e-5; int8 0.1]",
+    help="Largest difference of two probabilities over the largest one.  [default: 1e-5; int8 0.05]",
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write a copy of the file here.")
 @common
@@ -53,8 +55,12 @@ def derive(
     ref: str, form: Any, backend: str | None, tolerance: float | None, out: Path | None, root: str, as_json: bool
 ) -> None:
     """Keep a version as a file in another format too, checked against the version's own answers."""
+    from rich.console import Console
+
     registry = open_registry(root)
-    record = registry.derive(ref, form, backend=backend, tolerance=tolerance)
+    seen = sys.stderr.isatty()
+    with Console(stderr=True).status(f"{form} of {ref}: writing, running, comparing") if seen else nullcontext():
+        record = registry.derive(ref, form, backend=backend, tolerance=tolerance)
     _finish(root, record, out, as_json)
 
 
