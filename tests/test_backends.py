@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -13,6 +14,13 @@ from dlhpc.errors import MissingExtraError, UsageError
 @pytest.mark.parametrize("name", ["flax", "torch"])
 def test_both_frameworks_load(name: str) -> None:
     assert load_backend(name).name == name
+
+
+@pytest.mark.parametrize("name", ["flax", "torch"])
+def test_they_say_where_they_compute(name: str) -> None:
+    device = load_backend(name).device()
+    assert device.kind == "cpu"
+    assert 1 <= device.threads <= (os.cpu_count() or 1)
 
 
 def test_another_name_is_refused() -> None:

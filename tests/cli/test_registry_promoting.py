@@ -38,7 +38,9 @@ def dlhpc(capsys):
 
 
 def test_benchmark_measures_and_benchmarks_tells_it_again(store, stage, dlhpc):
-    said = dlhpc("benchmark", "pets:1", "--backend", "torch", "--batch-sizes", "4", "--rounds", "3").out
+    said = dlhpc(
+        "benchmark", "pets:1", "--backend", "torch", "--batch-sizes", "4", "--rounds", "3", "--processes", "1"
+    ).out
     assert ["torch", "4", "uint8", "8", "16", "500", "400", "50", "21"] in [line.split() for line in said.splitlines()]
     assert "torch on cpu, 2 threads: load 2 ms, the first 90 ms after 900 ms of imports" in said
     again = dlhpc("benchmarks", "pets:1").out
@@ -54,11 +56,14 @@ def test_each_option_of_the_plan_changes_it(store, stage, dlhpc):
         ("flax", size, "uint8") for size in (1, 8, 32)
     }
     assert len(record.cells[0].rounds) == 15
+    assert len(record.cells[0].first_calls_ms) == 3
     options = ["--backend", "torch", "--batch-sizes", 2, "--dtype", "float32", "--rounds", 2, "--calls", 9]
+    options += ["--processes", 2]
     found = json.loads(dlhpc("benchmark", "pets:1", *options, "--json").out)
     (cell,) = found[0]["cells"]
     assert (cell["backend"], cell["batch_size"], cell["dtype"]) == ("torch", 2, "float32")
-    assert [each["calls"] for each in cell["rounds"]] == [9, 9]
+    assert [each["calls"] for each in cell["rounds"]] == [9] * 4
+    assert len(cell["first_calls_ms"]) == 2
     assert found[0]["number"] == 2
     assert "and end" in dlhpc("benchmark", "pets:1", "--seconds", "inf", status=2).err
 

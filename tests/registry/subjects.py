@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dlhpc.registry.benchmark_process import Subject
-from dlhpc.registry.benchmark_record import DType, Load, Round
+from dlhpc.registry.benchmark_record import Beginning, DType, Load, Round
 from dlhpc.spec.run import Backend
 
 
@@ -17,16 +17,10 @@ class Scripted:
         self.who, self.pace, self.agreement, self.diary = (digest, backend), pace, parity, diary
         self.asked = 0
 
-    def began(self) -> dict[str, Any]:
+    def began(self) -> tuple[dict[str, Any], Beginning]:
         self.diary.append((*self.who, "began"))
-        return {
-            "device": "cpu",
-            "threads": 2,
-            "versions": {"python": "3"},
-            "import_ms": 900.0,
-            "first_load_ms": 90.0,
-            "loaded_mb": 300.0,
-        }
+        about = {"device": "cpu", "threads": 2, "versions": {"python": "3"}}
+        return about, Beginning(import_ms=900.0, first_load_ms=90.0, loaded_mb=300.0)
 
     def round(self, batch_size: int, dtype: DType, seconds: float, calls: int | None) -> tuple[float, Round]:
         self.diary.append((*self.who, batch_size, dtype))

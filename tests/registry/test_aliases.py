@@ -47,3 +47,18 @@ def test_where_it_stands_already_nothing_is_lost(store):
 def test_the_last_move_of_an_unknown_name(store):
     with pytest.raises(NotFoundError, match="no model 'pest'"):
         store.last_move("pest", "production")
+
+
+def test_a_move_that_is_overtaken_at_the_last_moment_is_refused(store, monkeypatch):
+    """Somebody else's move lands between the look at the last one and the writing of ours."""
+    store.set_alias("pets", "production", "pets:1")
+    rival, stamp = Registry(store.root, load_backend), store._stamp
+
+    def overtaken(after):
+        rival.set_alias("pets", "production", "pets:3", note="first")
+        return stamp(after)
+
+    monkeypatch.setattr(store, "_stamp", overtaken)
+    with pytest.raises(ConflictError, match="moved to pets:3 meanwhile"):
+        store.set_alias("pets", "production", "pets:2", expected=1)
+    assert [move.note for move in store.history("pets", "production")] == ["", "first"]

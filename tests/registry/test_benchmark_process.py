@@ -12,7 +12,7 @@ from tests.registry.samples import sample
 def test_both_frameworks_are_measured_for_real(tmp_path):
     registry = Registry(tmp_path / "registry")
     registry.publish(sample(0), "pets")
-    plan = BenchmarkPlan(batch_sizes=(1, 3), dtypes=("uint8", "float32"), rounds=1, calls=1)
+    plan = BenchmarkPlan(batch_sizes=(1, 3), dtypes=("uint8", "float32"), processes=1, rounds=1, calls=1)
     (record,) = registry.benchmark("pets", plan=plan)
     assert [process.backend for process in record.processes] == ["flax", "torch"]
     for process in record.processes:

@@ -33,7 +33,7 @@ def test_it_answers_line_by_line(store, backend):
     question = {"ask": "round", "batch_size": 2, "dtype": "uint8", "seconds": 1.0, "calls": 2}
     began, first, second, load, parity = ask(store, backend, question, question, {"ask": "load"}, {"ask": "parity"})
     load = Load.model_validate(load)
-    Process(backend=backend, loads=(load,), **parity, **began)
+    Process(backend=backend, loads=(load,), beginnings=(began["beginning"],), **parity, **began["about"])
     assert Round.model_validate(first["round"]).calls == 2
     assert first["first_call_ms"] == second["first_call_ms"] > 0
     assert parity["parity"] < 1e-6

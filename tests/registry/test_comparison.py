@@ -15,7 +15,7 @@ from tests.registry.samples import sample
 from tests.registry.subjects import Stage
 
 A, B, ELSEWHERE = sample(0), sample(5), sample(6)
-PLAN = BenchmarkPlan(backends=("flax", "torch"), batch_sizes=(1, 8), rounds=3)
+PLAN = BenchmarkPlan(backends=("flax", "torch"), batch_sizes=(1, 8), processes=1, rounds=3)
 SLOWER = Stage({B.digest: 1.2}, {B.digest: 2e-5})
 P50 = Place("p50", "torch", 8, "uint8")
 
@@ -150,8 +150,8 @@ def test_figures_of_another_device_are_not_compared(store):
 
     def on_a_gpu(digest, backend):
         subject = Stage()(digest, backend)
-        began = subject.began()
-        subject.began = lambda: {**began, "device": "GPU" if backend == "torch" else "cpu"}
+        about, beginning = subject.began()
+        subject.began = lambda: ({**about, "device": "GPU" if backend == "torch" else "cpu"}, beginning)
         return subject
 
     benchmark(store, ["pets:2"], PLAN, start=on_a_gpu)

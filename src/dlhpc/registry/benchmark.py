@@ -1,8 +1,10 @@
 """Benchmarks of versions: what loading and answering cost, in each framework, batch size and input type.
 
 Every version is loaded in a process of its own per framework, as a server would: read, hashed, built. Then all take
-turns, round by round and in alternating order, so that what the machine does meanwhile hits all alike. What is told is
-the median over the rounds; versions that were measured in one session may be compared round by round.
+turns, round by round and in alternating order, so that what the machine does meanwhile hits all alike. A process can
+have bad luck that lasts as long as it does (where its memory and its threads come to lie), so fresh ones take over,
+several times. What is told is the median over all rounds; versions that were measured in one session may be compared
+round by round.
 """
 
 from __future__ import annotations
@@ -18,7 +20,17 @@ from typing import Any, Final, get_args
 from dlhpc.errors import UsageError
 from dlhpc.monitoring.machine import hardware
 from dlhpc.registry.benchmark_process import Subject
-from dlhpc.registry.benchmark_record import DTYPES, BenchmarkRecord, Cell, DType, Hardware, Load, Process, Round
+from dlhpc.registry.benchmark_record import (
+    DTYPES,
+    Beginning,
+    BenchmarkRecord,
+    Cell,
+    DType,
+    Hardware,
+    Load,
+    Process,
+    Round,
+)
 from dlhpc.registry.places import Place
 from dlhpc.registry.record_kinds import Stamper
 from dlhpc.registry.remarks import ledger
@@ -26,7 +38,8 @@ from dlhpc.spec.run import Backend
 
 BACKENDS: Final[tuple[Backend, ...]] = get_args(Backend)
 LARGEST_BATCH = 65536
-MOST_LOADS = 5
+LOADS = 2
+"""Loads that each process repeats."""
 
 Start = Callable[[str, Backend], Subject]
 """Loads the version of a digest in a framework."""
@@ -41,8 +54,11 @@ class BenchmarkPlan:
     backends: tuple[Backend, ...] = BACKENDS
     batch_sizes: tuple[int, ...] = (1, 8, 32)
     dtypes: tuple[DType, ...] = ("uint8",)
-    rounds: int = 15
-    """Turns of each: many short ones, so that a ratio of two neighbours in time tells little of the machine's mood."""
+    processes: int = 3
+    """Fresh processes of each backend, one after the other."""
+    rounds: int = 5
+    """Turns of each process: many short ones, so that a ratio of two neighbours in time tells little of the machine's
+    mood."""
     seconds: float = 0.1
     """Of calls, in each round of each backend, batch size and type."""
     calls: int | None = None
@@ -58,8 +74,12 @@ class BenchmarkPlan:
             raise UsageError(f"a batch of {wrong[0]} images cannot be measured: give 1 to {LARGEST_BATCH}")
         if not (self.backends and self.batch_sizes and self.dtypes):
             raise UsageError("nothing to measure: give at least one backend, batch size and dtype")
-        if self.rounds < 1 or not 0 < self.seconds < math.inf or (self.calls is not None and self.calls < 1):
-            raise UsageError("nothing to measure: rounds, seconds and calls must be positive, and end")
+        if (
+            min(self.processes, self.rounds) < 1
+            or not 0 < self.seconds < math.inf
+            or (self.calls is not None and self.calls < 1)
+        ):
+            raise UsageError("nothing to measure: processes, rounds, seconds and calls must be positive, and end")
 
     @property
     def kinds(self) -> tuple[tuple[int, DType], ...]:
@@ -83,9 +103,10 @@ class _Found:
 
     digest: str
     backend: Backend
-    subject: Subject
-    began: dict[str, Any]
-    first_ms: dict[tuple[int, DType], float] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    """Device, threads, versions."""
+    beginnings: list[Beginning] = field(default_factory=list)
+    first_ms: dict[tuple[int, DType], list[float]] = field(default_factory=lambda: defaultdict(list))
     rounds: dict[tuple[int, DType], list[Round]] = field(default_factory=lambda: defaultdict(list))
     loads: list[Load] = field(default_factory=list)
     parity: float = 0.0
@@ -123,27 +144,10 @@ def measure(
     not installed, DlhpcError when a process dies.
     """
     backends = tuple(dict.fromkeys(plan.backends))
-    loads = min(plan.rounds, MOST_LOADS)
-    steps = _Steps(progress, len(digests) * len(backends) * (2 + plan.rounds * len(plan.kinds) + loads))
-    with ExitStack() as ending:
-        found: list[_Found] = []
-        for digest in digests:
-            for backend in backends:
-                found.append(_begin(ending, start, digest, backend))
-                steps.done()
-        for number in range(plan.rounds):
-            for kind in plan.kinds:
-                for each in _in_turn(found, number):
-                    each.first_ms[kind], measured = each.subject.round(*kind, plan.seconds, plan.calls)
-                    each.rounds[kind].append(measured)
-                    steps.done()
-        for number in range(loads):
-            for each in _in_turn(found, number):
-                each.loads.append(each.subject.load())
-                steps.done()
-        for each in found:
-            each.parity = each.subject.parity()
-            steps.done()
+    found = [_Found(digest, backend) for digest in digests for backend in backends]
+    steps = _Steps(progress, len(found) * plan.processes * (2 + plan.rounds * len(plan.kinds) + LOADS))
+    for number in range(plan.processes):
+        _in_fresh_processes(found, number * plan.rounds, plan, start, steps)
     session, machine = secrets.token_hex(8), Hardware.model_validate(hardware())
     return {
         digest: Measured(
@@ -166,18 +170,46 @@ class _Steps:
         self._progress(self._done, self._total)
 
 
-def _begin(ending: ExitStack, start: Start, digest: str, backend: Backend) -> _Found:
-    subject = start(digest, backend)
-    ending.callback(subject.close)
-    return _Found(digest, backend, subject, subject.began())
+def _in_fresh_processes(found: Sequence[_Found], first: int, plan: BenchmarkPlan, start: Start, steps: _Steps) -> None:
+    """One process for each; `first` is the number of the first round."""
+    with ExitStack() as ending:
+        subjects: list[tuple[_Found, Subject]] = []
+        for each in found:
+            subject = start(each.digest, each.backend)
+            ending.callback(subject.close)
+            each.about, beginning = subject.began()
+            each.beginnings.append(beginning)
+            subjects.append((each, subject))
+            steps.done()
+        for number in range(first, first + plan.rounds):
+            for kind in plan.kinds:
+                for each, subject in _in_turn(subjects, number):
+                    first_ms, measured = subject.round(*kind, plan.seconds, plan.calls)
+                    if number == first:
+                        each.first_ms[kind].append(first_ms)
+                    each.rounds[kind].append(measured)
+                    steps.done()
+        for number in range(LOADS):
+            for each, subject in _in_turn(subjects, number):
+                each.loads.append(subject.load())
+                steps.done()
+        for each, subject in subjects:
+            each.parity = max(each.parity, subject.parity())
+            steps.done()
 
 
-def _in_turn(found: Sequence[_Found], number: int) -> Sequence[_Found]:
-    return found if number % 2 == 0 else found[::-1]
+def _in_turn(subjects: Sequence[tuple[_Found, Subject]], number: int) -> Sequence[tuple[_Found, Subject]]:
+    return subjects if number % 2 == 0 else subjects[::-1]
 
 
 def _process(each: _Found) -> Process:
-    return Process(backend=each.backend, loads=tuple(each.loads), parity=each.parity, **each.began)
+    return Process(
+        backend=each.backend,
+        beginnings=tuple(each.beginnings),
+        loads=tuple(each.loads),
+        parity=each.parity,
+        **each.about,
+    )
 
 
 def _cells(each: _Found) -> list[Cell]:
@@ -186,7 +218,7 @@ def _cells(each: _Found) -> list[Cell]:
             backend=each.backend,
             batch_size=size,
             dtype=dtype,
-            first_call_ms=each.first_ms[size, dtype],
+            first_calls_ms=tuple(each.first_ms[size, dtype]),
             rounds=tuple(rounds),
         )
         for (size, dtype), rounds in each.rounds.items()

@@ -13,7 +13,7 @@ import tempfile
 from typing import Any, Protocol
 
 from dlhpc.errors import DlhpcError, IntegrityError, NotFoundError, UsageError
-from dlhpc.registry.benchmark_record import DType, Load, Round
+from dlhpc.registry.benchmark_record import Beginning, DType, Load, Round
 from dlhpc.spec.run import Backend
 
 _ERRORS: dict[int, type[DlhpcError]] = {2: UsageError, 3: IntegrityError, 4: NotFoundError}
@@ -25,8 +25,8 @@ _SAID = 2000
 class Subject(Protocol):
     """A version, loaded in one framework, that is measured."""
 
-    def began(self) -> dict[str, Any]:
-        """Device, threads, versions, import_ms, first_load_ms, loaded_mb of `Process`."""
+    def began(self) -> tuple[dict[str, Any], Beginning]:
+        """Device, threads and versions of `Process`; what it took to be ready."""
         ...
 
     def round(self, batch_size: int, dtype: DType, seconds: float, calls: int | None) -> tuple[float, Round]:
@@ -61,9 +61,10 @@ class WorkerProcess:
             text=True,
         )
 
-    def began(self) -> dict[str, Any]:
-        """What the process says when it has loaded the version. Raises the error that kept it from it."""
-        return self._hear()
+    def began(self) -> tuple[dict[str, Any], Beginning]:
+        """Device, threads and versions, and what it took to be ready. Raises the error that kept it from it."""
+        said = self._hear()
+        return said["about"], Beginning.model_validate(said["beginning"])
 
     def round(self, batch_size: int, dtype: DType, seconds: float, calls: int | None) -> tuple[float, Round]:
         """Milliseconds of the very first call of this kind, and one round of calls."""

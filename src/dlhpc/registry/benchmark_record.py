@@ -52,8 +52,8 @@ class Cell(Spec):
     backend: Backend
     batch_size: PositiveInt
     dtype: DType
-    first_call_ms: PositiveFloat
-    """The first call, which compiles."""
+    first_calls_ms: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    """The first call of each process, which compiles."""
     rounds: Annotated[tuple[Round, ...], Field(min_length=1)]
 
 
@@ -66,8 +66,19 @@ class Load(Spec):
     """Making a predictor of the bytes."""
 
 
+class Beginning(Spec):
+    """What it took a fresh process to be ready."""
+
+    import_ms: PositiveFloat
+    """Importing the framework."""
+    first_load_ms: PositiveFloat
+    """The first load, which also wakes the framework and its device."""
+    loaded_mb: PositiveFloat
+    """Held in memory once the version was loaded, before the first call."""
+
+
 class Process(Spec):
-    """One backend, in a process of its own."""
+    """One backend, in processes of its own, one after the other."""
 
     backend: Backend
     device: str
@@ -76,12 +87,8 @@ class Process(Spec):
     """Threads of the host that one operation may use."""
     versions: dict[str, str]
     """Of Python and the packages that computed."""
-    import_ms: PositiveFloat
-    """Importing the framework."""
-    first_load_ms: PositiveFloat
-    """The first load, which also wakes the framework and its device."""
-    loaded_mb: PositiveFloat
-    """Held in memory once the version was loaded, before the first call."""
+    beginnings: Annotated[tuple[Beginning, ...], Field(min_length=1)]
+    """Of each process."""
     loads: Annotated[tuple[Load, ...], Field(min_length=1)]
     parity: NonNegativeFloat
     """Largest difference of a class probability to the golden answers, which are stored with the version."""

@@ -22,6 +22,7 @@ from dlhpc.monitoring.machine import versions
 from dlhpc.monitoring.memory import resident
 from dlhpc.ports import Predictor
 from dlhpc.registry.artifact import Artifact, load_artifact
+from dlhpc.registry.benchmark_record import Beginning
 from dlhpc.registry.reader import Reader
 from dlhpc.registry.timing import images, time_calls
 
@@ -41,16 +42,15 @@ class Worker:
         self._shape = shape
         self._warm: dict[tuple[int, str], float] = {}
         device = load_backend(backend).device()
+        packages = versions(("deep-learning-hpc-demo", "numpy", *PACKAGES[backend]))
+        beginning = Beginning(import_ms=import_s * 1e3, first_load_ms=first_s * 1e3, loaded_mb=resident() / 1e6)
         self.began = {
-            "device": device.kind,
-            "threads": device.threads,
-            "versions": {
-                "python": platform.python_version(),
-                **versions(("deep-learning-hpc-demo", "numpy", *PACKAGES[backend])),
+            "about": {
+                "device": device.kind,
+                "threads": device.threads,
+                "versions": {"python": platform.python_version(), **packages},
             },
-            "import_ms": import_s * 1e3,
-            "first_load_ms": first_s * 1e3,
-            "loaded_mb": resident() / 1e6,
+            "beginning": beginning.canonical(),
         }
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:

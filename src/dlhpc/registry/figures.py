@@ -67,7 +67,7 @@ def _of_cell(cell: Cell) -> Iterator[tuple[Place, Figure]]:
     yield Place("p99", *kind), Figure(tuple(each.p99_ms for each in cell.rounds))
     yield Place("throughput", *kind), Figure(tuple(each.throughput for each in cell.rounds))
     yield Place("memory", *kind), Figure(tuple(each.memory_mb for each in cell.rounds))
-    yield Place("first_call", *kind), Figure((cell.first_call_ms,))
+    yield Place("first_call", *kind), Figure(cell.first_calls_ms)
 
 
 def _of_process(process: Process) -> Iterator[tuple[Place, Figure]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,8 @@ def plan_options(function: F) -> F:
     for option in (
         click.option("--calls", type=click.IntRange(min=1), help="So many calls a round, instead of --seconds."),
         click.option("--seconds", type=float, help="Of calls, in each round.  [default: 0.1]"),
-        click.option("--rounds", type=click.IntRange(min=1), help="Turns; medians are told.  [default: 15]"),
+        click.option("--rounds", type=click.IntRange(min=1), help="Turns of each process.  [default: 5]"),
+        click.option("--processes", type=click.IntRange(min=1), help="Fresh processes, one by one.  [default: 3]"),
         click.option(
             "--dtype",
             "dtypes",
@@ -81,8 +83,8 @@ Examples:
 
 \b
 Several versions take turns, so that `dlhpc registry compare` can judge their figures.
-Each is loaded in a fresh process per framework, as a server would. All takes about
-rounds x seconds for each framework, batch size and type, and some seconds to start.
+Each is loaded in fresh processes per framework, as a server would. All takes about
+processes x rounds x seconds for each framework, batch size and type, and some seconds for each process.
 
 {REFERENCES}"""
 )
@@ -148,10 +150,13 @@ def print_benchmark(title: str, record: BenchmarkRecord) -> None:
     screen.print(shown)
     for process in record.processes:
         load = number(found[Place("load", process.backend)])
+        first, imports, held = (
+            statistics.median(getattr(each, key) for each in process.beginnings)
+            for key in ("first_load_ms", "import_ms", "loaded_mb")
+        )
         screen.print(
             f"{process.backend} on {process.device}, {process.threads} threads: load {load} ms, the first "
-            f"{process.first_load_ms:.4g} ms after {process.import_ms:.4g} ms of imports; {process.loaded_mb:.4g} MB "
-            f"once loaded; parity {process.parity:.2g}"
+            f"{first:.4g} ms after {imports:.4g} ms of imports; {held:.4g} MB once loaded; parity {process.parity:.2g}"
         )
 
 
