@@ -37,7 +37,7 @@ def _make(folder: Path, python: Path) -> None:
     venv.create(folder, with_pip=True)
     own = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
     (own / "beneath.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", PINS]
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(PINS)]
     subprocess.run(install, check=True, stdout=sys.stderr)
 
 

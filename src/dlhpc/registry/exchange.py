@@ -77,7 +77,14 @@ class Store(Protocol):
 
 
 def open_store(location: Place | str, load_backend: BackendLoader) -> Store:
-    """What keeps versions at a location: the one place that knows all kinds. Opening touches nothing."""
+    """What keeps versions at a location: the one place that knows all kinds. Opening touches nothing.
+
+    `mlflow+http://host:port` (or https) is an MLflow server; everything else a folder.
+    """
+    if str(location).startswith("mlflow+"):
+        from dlhpc.registry.stores.mlflow import MlflowStore
+
+        return MlflowStore(str(location))
     return Registry(location, load_backend)
 
 

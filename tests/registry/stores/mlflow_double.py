@@ -22,7 +22,7 @@ PAGE = 3
 """Items of a page at most, so that few versions are several pages."""
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """An error as MLflow tells it."""
 
     def __init__(self, code: str, status: int = 400) -> None:
@@ -59,19 +59,19 @@ class Double(ThreadingHTTPServer):
         """Do what is asked."""
         found = getattr(self, f"{method}_{re.sub('[/-]', '_', action)}", None)
         if found is None:
-            raise Refusal("ENDPOINT_NOT_FOUND", 404)
+            raise RefusalError("ENDPOINT_NOT_FOUND", 404)
         with self.lock:
             reply: dict[str, Any] = found(**fields) or {}
         return reply
 
     def post_registered_models_create(self, name: str) -> None:
         if name in self.models:
-            raise Refusal("RESOURCE_ALREADY_EXISTS")
+            raise RefusalError("RESOURCE_ALREADY_EXISTS")
         self.models[name] = {}
 
     def get_registered_models_get(self, name: str) -> dict[str, Any]:
         if name not in self.models:
-            raise Refusal("RESOURCE_DOES_NOT_EXIST", 404)
+            raise RefusalError("RESOURCE_DOES_NOT_EXIST", 404)
         aliases = [{"alias": alias, "version": str(number)} for alias, number in self.models[name].items()]
         return {"registered_model": {"name": name, "aliases": aliases}}
 
@@ -81,7 +81,7 @@ class Double(ThreadingHTTPServer):
 
     def post_experiments_create(self, name: str) -> dict[str, Any]:
         if name in self.experiments:
-            raise Refusal("RESOURCE_ALREADY_EXISTS")
+            raise RefusalError("RESOURCE_ALREADY_EXISTS")
         self.experiments[name] = {"experiment_id": str(len(self.experiments) + 1), "lifecycle_stage": "active"}
         return {"experiment_id": self.experiments[name]["experiment_id"]}
 
@@ -95,7 +95,7 @@ class Double(ThreadingHTTPServer):
 
     def post_runs_log_batch(self, run_id: str, params: list[Any], metrics: list[Any]) -> None:
         if len(params) > 100:
-            raise Refusal("INVALID_PARAMETER_VALUE")
+            raise RefusalError("INVALID_PARAMETER_VALUE")
         self.runs[run_id]["params"] += params
         self.runs[run_id]["metrics"] += metrics
 
@@ -113,7 +113,7 @@ class Double(ThreadingHTTPServer):
 
     def post_model_versions_create(self, name: str, source: str, **fields: Any) -> dict[str, Any]:
         if name not in self.models:
-            raise Refusal("RESOURCE_DOES_NOT_EXIST", 404)
+            raise RefusalError("RESOURCE_DOES_NOT_EXIST", 404)
         number = max((taken for model, taken in self.versions if model == name), default=0) + 1
         row = {"name": name, "version": str(number), "source": source, "creation_timestamp": 1000 * number, **fields}
         self.versions[name, number] = row
@@ -121,7 +121,7 @@ class Double(ThreadingHTTPServer):
 
     def get_model_versions_get(self, name: str, version: str) -> dict[str, Any]:
         if (name, int(version)) not in self.versions:
-            raise Refusal("RESOURCE_DOES_NOT_EXIST", 404)
+            raise RefusalError("RESOURCE_DOES_NOT_EXIST", 404)
         return {"model_version": self.versions[name, int(version)]}
 
     def get_model_versions_search(
@@ -176,10 +176,10 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 reply = self.server.answer(method, parts.path.removeprefix(API), fields)
                 self.reply(200, json.dumps(reply).encode())
-            except Refusal as refusal:
+            except RefusalError as refusal:
                 self.reply(refusal.status, json.dumps({"error_code": str(refusal), "message": "no"}).encode())
 
-    do_POST = do_PUT = do_DELETE = do_GET
+    do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the names that http.server calls
 
     def artifact(self, name: str, content: bytes) -> None:
         path = self.server.artifacts / name

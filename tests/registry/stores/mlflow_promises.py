@@ -151,10 +151,18 @@ class Promises:
         assert path.read_bytes() == sound
         assert place.store.read(ref)[1] == files_of(sample())
 
+    def test_of_several_labels_a_sound_one_is_read(self, place: Place, name: str) -> None:
+        first, _ = (publish(place, each, 10**6) for each in (name, f"{name}-2"))
+        place.file(first, WEIGHTS_FILE).unlink()
+        with pytest.raises(IntegrityError):
+            place.store.read(first)
+        assert place.store.read(f"sha256:{sample(10**6).digest}")[1] == files_of(sample(10**6))
+
     def test_a_version_that_somebody_else_registered_is_refused(self, place: Place, name: str) -> None:
         first = publish(place, name)
-        server = MlflowServer(place.url)
-        server.post("model-versions/create", name=name, source=place.store._row(first)["source"])
+        row = place.store._row(first)
+        more = {"source": row["source"], "run_id": row["run_id"]}
+        MlflowServer(place.url).post("model-versions/create", name=name, **more)
         with pytest.raises(NotFoundError, match=f"{name}:2 in .* has no tag 'dlhpc.digest': dlhpc did not publish it"):
             place.store.read(name)
         assert [version.ref for version in place.store.list(name)] == [first]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dlhpc.errors import DlhpcError, IntegrityError, UsageError
-from dlhpc.registry.stores.mlflow_rest import AbsentError, MlflowServer, TakenError
+from dlhpc.registry.stores.mlflow_rest import ATTEMPTS, AbsentError, MlflowServer, TakenError
 from tests.registry.stores.mlflow_double import Double, running
 
 URI = "mlflow-artifacts:/run/artifacts"
@@ -68,10 +68,10 @@ def test_a_permission_that_is_missing(double: Double) -> None:
 
 def test_a_busy_server_is_asked_again(double: Double) -> None:
     busy = b'{"error_code": "INTERNAL_ERROR", "message": "database is locked\\ntraceback"}'
-    double.forced = [("create", 500, busy)] * 5
+    double.forced = [("create", 500, busy)] * (ATTEMPTS - 1)
     MlflowServer(double.url).post("registered-models/create", name="pets")
     assert list(double.models) == ["pets"]
-    double.forced = [("create", 500, busy)] * 6
+    double.forced = [("create", 500, busy)] * ATTEMPTS
     with pytest.raises(DlhpcError, match=r"database is locked \(status 500 to POST /api/2.0/mlflow/registered-mod"):
         MlflowServer(double.url).post("registered-models/create", name="dogs")
 

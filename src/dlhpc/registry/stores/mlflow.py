@@ -84,8 +84,11 @@ class MlflowStore:
 
         Raises IntegrityError, naming the file, when what the server sends is not what was published.
         """
-        row = self._row(ref)
-        return self._read(row, self._digest(row), progress)
+        *others, last = self._rows(ref)
+        for row in others:
+            with suppress(IntegrityError):
+                return self._read(row, self._digest(row), progress)
+        return self._read(last, self._digest(last), progress)
 
     def manifest_bytes(self, ref: str) -> bytes:
         """The verified bytes of a version's manifest."""
@@ -240,18 +243,22 @@ class MlflowStore:
         return content
 
     def _row(self, ref: str) -> dict[str, Any]:
-        """The model version of a reference, as MLflow describes it."""
+        """The model version of a reference, as MLflow describes it; of a digest the first."""
+        return self._rows(ref)[0]
+
+    def _rows(self, ref: str) -> builtins.list[dict[str, Any]]:
+        """The model versions of a reference: several where a digest has several labels, each with files of its own."""
         match parse_ref(ref):
             case DigestRef(prefix):
-                rows = list(self._published(f"{_tag(DIGEST_TAG)} LIKE '{prefix}%'"))
+                rows = self._published(f"{_tag(DIGEST_TAG)} LIKE '{prefix}%'")
                 found = sorted({self._digest(row) for row in rows})
                 if not found:
                     raise NotFoundError(f"no version sha256:{prefix} in {self.location}")
                 if len(found) > 1:
                     raise UsageError(f"sha256:{prefix} is the beginning of {', '.join(found)}: give more digits")
-                return min(rows, key=lambda row: (row["name"], _number(row)))
+                return sorted(rows, key=lambda row: (row["name"], _number(row)))
             case NewestRef(name):
-                return self._newest(name)
+                return [self._newest(name)]
             case LabelRef(name, number):
                 try:
                     found_row = self._server.get("model-versions/get", name=name, version=str(number))["model_version"]
@@ -260,13 +267,13 @@ class MlflowStore:
                     raise NotFoundError(
                         f"{self.location}: {name} has no version {number}; its newest is {newest}"
                     ) from None
-                return dict(found_row)
+                return [dict(found_row)]
             case AliasRef(name, alias):
                 aliases = self._aliases(name)
                 if alias not in aliases:
                     there = f"it has: {', '.join(sorted(aliases))}" if aliases else "it has none"
                     raise NotFoundError(f"{self.location}: {name} has no alias {alias!r} ({there})")
-                return self._row(f"{name}:{aliases[alias]}")
+                return self._rows(f"{name}:{aliases[alias]}")
 
     def _newest(self, name: str) -> dict[str, Any]:
         search: dict[str, str | int] = {"filter": f"name = '{name}'", "order_by": "version_number DESC"}

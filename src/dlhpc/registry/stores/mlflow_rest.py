@@ -10,18 +10,21 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
 
 from dlhpc.errors import DlhpcError, IntegrityError, NotFoundError, UsageError
 
+T = TypeVar("T")
+
 _API = "/api/2.0/mlflow/"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
 _TIMEOUT = httpx.Timeout(120, connect=10)
 _PAGE = 1000
+ATTEMPTS = 9
 _BUSY = (429, 500, 502, 503, 504)
 """Replies of a server that may do it when asked again: MLflow says 500 when its database is locked, or when several
 writers wanted one version number."""
@@ -44,6 +47,7 @@ class MlflowServer:
         user = os.environ.get("MLFLOW_TRACKING_USERNAME")
         self._client = httpx.Client(
             timeout=_TIMEOUT,
+            limits=httpx.Limits(keepalive_expiry=2),
             headers={"Authorization": f"Bearer {token}"} if token else {},
             auth=(user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user and not token else None,
         )
@@ -56,7 +60,7 @@ class MlflowServer:
         """
         return self._json(self._send("GET", _API + action, params=query))
 
-    def post(self, action: str, *, attempts: int = 6, **fields: Any) -> dict[str, Any]:
+    def post(self, action: str, *, attempts: int = ATTEMPTS, **fields: Any) -> dict[str, Any]:
         """Change something; raises as `get` does, and TakenError when it is there already.
 
         A busy server is asked again, up to `attempts` times in all.
@@ -88,18 +92,16 @@ class MlflowServer:
         """
         path = self._route(uri, name)
         try:
-            with self._client.stream("GET", self.url + path) as reply:
-                if reply.status_code == httpx.codes.OK:
-                    return _at_most(reply, limit)
-                reply.read()
-                self._check(reply)
+            return self._patiently(lambda: self._fetch(path, limit))
         except AbsentError as error:
             raise IntegrityError(f"{self.url}{path}: missing: it holds {what}") from error
-        except httpx.TransportError as error:
-            if isinstance(error, httpx.RemoteProtocolError):
-                raise IntegrityError(f"{self.url}{path}: ended early ({error}): it holds {what}") from error
-            raise self._silent(error) from error
-        raise DlhpcError(f"{self.url}{path}: status {reply.status_code} came, expected 200: it holds {what}")
+
+    def _fetch(self, path: str, limit: int) -> bytes:
+        with self._client.stream("GET", self.url + path) as reply:
+            if not reply.is_success:
+                reply.read()
+                self._check(reply)
+            return _at_most(reply, limit)
 
     def _route(self, uri: str, name: str) -> str:
         """The server's path of an artifact, of a folder as MLflow names it: mlflow-artifacts:/1/<run>/artifacts."""
@@ -115,17 +117,24 @@ class MlflowServer:
             )
         return _ARTIFACTS + quote(f"{path.rstrip('/')}/{name}")
 
-    def _send(self, method: str, path: str, attempts: int = 6, **content: Any) -> httpx.Response:
+    def _send(self, method: str, path: str, attempts: int = ATTEMPTS, **content: Any) -> httpx.Response:
         for attempt in range(attempts):
-            try:
-                reply = self._client.request(method, self.url + path, **content)
-            except httpx.TransportError as error:
-                raise self._silent(error) from error
+            reply = self._patiently(lambda: self._client.request(method, self.url + path, **content))
             if reply.status_code not in _BUSY or attempt == attempts - 1:
                 break
             time.sleep(min(0.05 * 2**attempt, 1) * random.uniform(0.5, 1.5))
         self._check(reply)
         return reply
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Do it once more where the server closed a connection that it had kept, as it may at any moment."""
+        try:
+            try:
+                return work()
+            except httpx.RemoteProtocolError:
+                return work()
+        except httpx.TransportError as error:
+            raise self._silent(error) from error
 
     def _silent(self, error: httpx.TransportError) -> DlhpcError:
         return DlhpcError(
