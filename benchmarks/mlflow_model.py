@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 
-class Net(mlflow.pyfunc.PythonModel):  # type: ignore[misc] - MLflow lives in another environment
+class Net(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is not here
     """Images (N, height, width, channels) to class probabilities, in numpy."""
 
     def load_context(self, context: Any) -> None:

@@ -51,7 +51,11 @@ def files_of(artifact: Artifact) -> dict[str, bytes]:
 
 def publish(place: Place, name: str, seed: int = 0, **more: str) -> str:
     """The reference of a sample that was published."""
-    artifact = sample(seed)
+    return publish_artifact(place, name, sample(seed), **more)
+
+
+def publish_artifact(place: Place, name: str, artifact: Artifact, **more: str) -> str:
+    """The reference of an artifact that was published. Samples are made in one thread (samples.py patches)."""
     return place.store.publish_bytes(artifact.manifest_bytes, files_of(artifact), name, **more).ref
 
 
@@ -213,13 +217,16 @@ class Promises:
         assert name not in place.store.names()
 
     def test_writers_at_once_get_a_label_each(self, place: Place, name: str) -> None:
+        artifacts = [sample(seed) for seed in range(8)]
         with ThreadPoolExecutor(4) as pool:
-            refs = list(pool.map(lambda seed: publish(place, name, seed), range(8)))
+            refs = list(pool.map(lambda artifact: publish_artifact(place, name, artifact), artifacts))
         assert sorted(refs) == sorted(f"{name}:{number}" for number in range(1, 9))
-        assert {version.digest for version in place.store.list(name)} == {sample(seed).digest for seed in range(8)}
+        digests = dict(zip(refs, (artifact.digest for artifact in artifacts), strict=True))
+        assert {version.ref: version.digest for version in place.store.list(name)} == digests
 
     def test_writers_of_one_version_at_once_get_one_label(self, place: Place, name: str) -> None:
+        artifact = sample()
         with ThreadPoolExecutor(4) as pool:
-            refs = set(pool.map(lambda _: publish(place, name), range(4)))
+            refs = set(pool.map(lambda _: publish_artifact(place, name, artifact), range(4)))
         assert refs == {f"{name}:1"}
         assert [version.ref for version in place.store.list(name)] == [f"{name}:1"]
