@@ -20,7 +20,9 @@ from dlhpc.registry.manifest import WEIGHTS_FILE
 from dlhpc.registry.stores.mlflow import MlflowStore
 from dlhpc.registry.stores.mlflow_rest import MlflowServer
 from dlhpc.weights.file import to_bytes
-from tests.registry.samples import sample
+from tests.registry import samples
+
+sample = cache(samples.sample)
 
 
 class Place(NamedTuple):
@@ -46,7 +48,7 @@ def store_at(url: str) -> MlflowStore:
 
 
 def files_of(artifact: Artifact) -> dict[str, bytes]:
-    return {WEIGHTS_FILE: to_bytes(artifact.weights)}
+    return {**artifact.files, WEIGHTS_FILE: to_bytes(artifact.weights)}
 
 
 def publish(place: Place, name: str, seed: int = 0, **more: str) -> str:
@@ -211,7 +213,9 @@ class Promises:
 
     def test_what_is_published_must_be_what_the_manifest_says(self, place: Place, name: str) -> None:
         artifact = sample()
-        for files, told in (({}, "missing beside"), ({WEIGHTS_FILE: b"other"}, "differs from")):
+        sound = files_of(artifact)
+        lacking = {file: content for file, content in sound.items() if file != WEIGHTS_FILE}
+        for files, told in ((lacking, "missing beside"), ({**sound, WEIGHTS_FILE: b"other"}, "differs from")):
             with pytest.raises(IntegrityError, match=f"{WEIGHTS_FILE}: {told} the manifest"):
                 place.store.publish_bytes(artifact.manifest_bytes, files, name)
         assert name not in place.store.names()
