@@ -1,5 +1,6 @@
 """dlhpc's side of compare_registries.py: `python benchmarks/dlhpc_side.py FOLDER`, then JSON lines (side.py)."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -57,7 +58,7 @@ def predict(way: str, name: str, label: int) -> list[float]:
 def weights_file(way: str, name: str, label: int) -> str:
     """Where the weights of a version lie."""
     entry = REGISTRY.manifest(f"{name}:{label}").files[WEIGHTS_FILE]
-    return str(blobs.content_path(REGISTRY.blobs, entry.sha256).absolute())
+    return os.path.abspath(str(blobs.content_path(REGISTRY.blobs, entry.sha256)))
 
 
 def kill(way: str, kills: int) -> dict[str, Any]:
