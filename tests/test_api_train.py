@@ -271,10 +271,21 @@ def test_without_validation_the_last_weights_are_published_unmeasured() -> None:
 
 def test_publication_follows_the_registry_section() -> None:
     one_epoch = "training.num_epochs=1"
-    kept = api.train_run(load("flax", one_epoch, "registry.publish=false"))
+    Path("about.md").write_text("# Ten digits\n", encoding="utf-8")
+    told = ("registry.licence=MIT", "registry.card=about.md")
+    kept = api.train_run(load("flax", one_epoch, "registry.publish=false", *told))
     assert kept.result["reference"] is None
     assert not Path("registry").exists()
-    api.train_run(load("flax", one_epoch, "registry.path=models", "registry.name=ten", "registry.alias=production"))
+    assert kept.folder is not None
+    later = api.Registry("later").publish_folder(kept.folder, "kept", alias="new")
+    assert (later.ref, later.digest, later.run) == ("kept:1", kept.artifact.digest, str(kept.folder))
+    published = api.Registry("later").get("kept@new")
+    assert (published.manifest.licence, published.card) == ("MIT", "# Ten digits\n")
+    done = api.train_run(
+        load("flax", one_epoch, "registry.path=models", "registry.name=ten", "registry.alias=production")
+    )
+    assert done.folder is not None
+    assert api.Registry("later").publish_folder(done.folder, "ten").digest == done.artifact.digest
     assert api.Registry("models").resolve("ten@production") == api.Registry("models").resolve("ten:1")
 
 

@@ -16,8 +16,9 @@ from dlhpc.data.dataset import Dataset, Part
 from dlhpc.data.pipeline import TrainingBatches, evaluation_batches
 from dlhpc.data.plan import Plan
 from dlhpc.data.sources import open_dataset
-from dlhpc.errors import ConfigError, DlhpcError, Interrupted, NotFoundError, UsageError
+from dlhpc.errors import Interrupted, NotFoundError, UsageError
 from dlhpc.ports import Learner
+from dlhpc.publication import import_weights, keep, publish_folder, read_card, resolve
 from dlhpc.registry import derived as derived_files
 from dlhpc.registry import exchange, promotion, store
 from dlhpc.registry.artifact import Artifact, new_artifact
@@ -33,11 +34,13 @@ from dlhpc.registry.gates import parse_gate
 from dlhpc.registry.gc import Swept, sweep
 from dlhpc.registry.lineage import Lineage, lineage
 from dlhpc.registry.places import Place
+from dlhpc.registry.model_folder import export_model, import_folder
 from dlhpc.registry.promotion import Promotion
+from dlhpc.registry.reader import Version
 from dlhpc.registry.search import Match, search
 from dlhpc.registry.signing import read_private_key
 from dlhpc.spec.data import DataSpec
-from dlhpc.spec.load import load_run, merge
+from dlhpc.spec.load import load_run
 from dlhpc.spec.run import RunSpec
 from dlhpc.training.callbacks import stop_on_nan
 from dlhpc.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
@@ -108,6 +111,22 @@ class Registry(store.Registry):
     def lineage(self, ref: str) -> Lineage:
         """Where a version comes from: run, data, code, parents."""
         return lineage(self, ref)
+
+    def export(self, ref: str, folder: Path | str) -> str:
+        """Write a version as a folder of the kind that model hubs keep; its digest."""
+        return export_model(self, ref, Path(folder))
+
+    def import_folder(self, folder: Path | str, name: str, *, alias: str | None = None, note: str = "") -> Version:
+        """Publish an exported folder: the same version, or IntegrityError."""
+        return import_folder(self, Path(folder), name, alias=alias, note=note)
+
+    def publish_folder(self, source: Path | str, name: str, *, alias: str | None = None, note: str = "") -> Version:
+        """Publish the model of a finished run's folder, or an exported folder."""
+        return publish_folder(self, Path(source), name, alias=alias, note=note)
+
+    def import_weights(self, file: Path | str, run: RunSpec, name: str, **options: Any) -> Version:
+        """Publish a safetensors state_dict that fits a run's model; options as in publication.import_weights."""
+        return import_weights(self, Path(file), run, name, **options)
 
     def benchmark(
         self, *refs: str, plan: BenchmarkPlan | None = None, progress: Steps = _unseen
@@ -198,6 +217,7 @@ def train_run(run: RunSpec, *, callbacks: Sequence[Callback] = (), resume: Path 
             Registry(run.registry.path).check_format()
         if run.registry.sign_with is not None:
             read_private_key(run.registry.sign_with)
+    card = read_card(run)
     learner = load_backend(run.backend).learner(run)
     with ExitStack() as stack:
         stack.callback(learner.close)
@@ -209,22 +229,7 @@ def train_run(run: RunSpec, *, callbacks: Sequence[Callback] = (), resume: Path 
         fitted = _fit(run, dataset, learner, folder=folder, callbacks=callbacks, resume=checkpoint)
         if fitted.stop is not None and fitted.stop.interrupted:
             raise Interrupted(_how_to_go_on(fitted, learner, folder))
-        return _finish(run, dataset, fitted, folder)
-
-
-def resolve(run: RunSpec, dataset: Dataset) -> RunSpec:
-    """The run with the model's input shape and classes filled in; ConfigError when it contradicts the data."""
-    info = dataset.info
-    facts = {"model.input_shape": info.input_shape, "model.num_classes": info.num_classes}
-    given = {"model.input_shape": run.model.input_shape, "model.num_classes": run.model.num_classes}
-    wrong = [
-        f"{key}: {given[key]} came, but the data has {fact}: leave {key} out, or change the data"
-        for key, fact in facts.items()
-        if given[key] not in {None, fact}
-    ]
-    if wrong:
-        raise ConfigError(wrong)
-    return merge(run, facts, "the data")
+        return _finish(run, dataset, fitted, folder, card)
 
 
 def evaluate(
@@ -344,7 +349,7 @@ def _how_to_go_on(fitted: Fitted, learner: Learner[Any], folder: Path | None) ->
     return f"{stopped}; go on with: dlhpc train --resume {folder}"
 
 
-def _finish(run: RunSpec, dataset: Dataset, fitted: Fitted, folder: Path | None) -> Trained:
+def _finish(run: RunSpec, dataset: Dataset, fitted: Fitted, folder: Path | None, card: str | None) -> Trained:
     """Make the artifact; on rank 0 publish it and write result.json."""
     best = fitted.best
     artifact = new_artifact(
@@ -354,6 +359,7 @@ def _finish(run: RunSpec, dataset: Dataset, fitted: Fitted, folder: Path | None)
         metrics={} if best is None else {"accuracy": best.accuracy, "loss": best.loss},
         data_fingerprint=dataset.info.fingerprint,
         load_backend=load_backend,
+        card=card,
     )
     result: dict[str, Any] = {
         "name": run.resolved_name,
@@ -372,27 +378,6 @@ def _finish(run: RunSpec, dataset: Dataset, fitted: Fitted, folder: Path | None)
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if folder is not None:
-        result |= _publish(run, artifact, folder)
+        result |= keep(run, artifact, folder)
         write_result(folder, result)
     return Trained(artifact, folder, result)
-
-
-def _publish(run: RunSpec, artifact: Artifact, folder: Path) -> dict[str, Any]:
-    """Publish as the run's registry section says; the reference and the registry's path."""
-    if not run.registry.publish:
-        return {}
-    name = run.registry.name or run.resolved_name
-    registry = Registry(run.registry.path)
-    try:
-        if run.registry.sign_with is None:
-            digest = registry.publish(artifact, name, alias=run.registry.alias, run=folder)
-        else:  # an alias stands for what is signed already: a server that wants signatures may follow it
-            digest = registry.publish(artifact, name, run=folder)
-            registry.sign(f"sha256:{digest}", run.registry.sign_with)
-            if run.registry.alias is not None:
-                registry.set_alias(name, run.registry.alias, f"sha256:{digest}")
-    except (DlhpcError, OSError):
-        LOG.error("the run is complete, but its model was not published; to try again: dlhpc train --resume %s", folder)
-        raise
-    reference = next(version.ref for version in reversed(registry.labels(digest)) if version.name == name)
-    return {"reference": reference, "registry": str(run.registry.path)}

@@ -19,6 +19,7 @@ LEVELS: list[tuple[str, list[str]]] = [
     ("L5", ["engines"]),
     ("L6", ["training", "registry", "serving"]),
     ("L7 backends", ["backends", "client"]),
+    ("L7 publication", ["publication"]),
     ("L7 entry", ["api", "doctor"]),
     ("L7 processes", ["serving.serve_ray", "registry.benchmark_worker"]),
     ("L8 tools", ["bench"]),

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dlhpc.errors import TrainingError
+from dlhpc.errors import IntegrityError, TrainingError
 from dlhpc.ports import BackendLoader, Predictor, Preprocessing
 from dlhpc.registry.environment import code_version, environment
 from dlhpc.registry.golden import Golden, answered, read_golden
 from dlhpc.registry.manifest import (
+    CARD_FILE,
     GOLDEN_FILE,
     WEIGHTS_FILE,
     FileEntry,
@@ -59,6 +60,11 @@ class Artifact:
         engine = self.load_backend(backend or self.manifest.run.backend)
         return engine.predictor(self.manifest.run.model, self.weights, self.manifest.preprocessing)
 
+    @property
+    def card(self) -> str | None:
+        """The model card, Markdown; None where none was given."""
+        return self.files[CARD_FILE].decode() if CARD_FILE in self.files else None
+
     def golden(self) -> Golden:
         """Images and the answers that were stored with the version, to compare other ways of computing with.
 
@@ -76,11 +82,12 @@ def new_artifact(
     *,
     classes: Sequence[str],
     metrics: Mapping[str, float],
-    data_fingerprint: str,
+    data_fingerprint: str | None,
     load_backend: BackendLoader,
     parents: Sequence[str] = (),
+    card: str | None = None,
 ) -> Artifact:
-    """Make an artifact of a resolved run's weights.
+    """Make an artifact of a resolved run's weights, under the run's licence, with a model card if any.
 
     Raises IntegrityError when the weights do not fit the run's model, TrainingError when a metric is not finite.
     """
@@ -90,6 +97,7 @@ def new_artifact(
     verify_weights(param_table(run.model), weights, "the trained weights")
     preprocessing = Preprocessing(mean=run.data.mean, std=run.data.std)
     files = {GOLDEN_FILE: answered(run, weights, preprocessing, load_backend).to_bytes()}
+    files |= {} if card is None else {CARD_FILE: card.encode()}
     contents = {WEIGHTS_FILE: to_bytes(weights), **files}
     assert run.model.input_shape is not None
     manifest = Manifest(
@@ -108,6 +116,7 @@ def new_artifact(
         code=code_version(),
         environment=environment(run.backend),
         parents=tuple(parents),
+        licence=run.registry.licence,
     )
     return Artifact(manifest, weights, manifest.to_bytes(), load_backend, files)
 
@@ -120,7 +129,16 @@ def load_artifact(
     weights = from_bytes(files[WEIGHTS_FILE], f"{where}: {WEIGHTS_FILE}")
     verify_weights(param_table(manifest.run.model), weights, f"{where}: {WEIGHTS_FILE}")
     others = {name: content for name, content in files.items() if name != WEIGHTS_FILE}
-    artifact = Artifact(manifest, weights, manifest_bytes, load_backend, others)
     if GOLDEN_FILE in others:
         read_golden(others[GOLDEN_FILE], manifest.inputs.shape[1:], len(manifest.classes), f"{where}: {GOLDEN_FILE}")
-    return artifact
+    if CARD_FILE in others:
+        check_card(others[CARD_FILE], f"{where}: {CARD_FILE}")
+    return Artifact(manifest, weights, manifest_bytes, load_backend, others)
+
+
+def check_card(content: bytes, where: str) -> str:
+    """The text of a model card. Raises IntegrityError when it is no UTF-8."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"{where}: no text in UTF-8 (byte {error.start}): a model card is Markdown") from error

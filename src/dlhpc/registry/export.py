@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dlhpc.errors import ConflictError, DlhpcError
@@ -23,22 +23,32 @@ def export(registry: Registry, ref: str, folder: Path, *, require_signature: Seq
     model-signing with a file of `signatures/` and the signer's public key. Raises ConflictError when
     something is there already, and whatever Registry.read raises.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConflictError(f"{folder}: exists and is not an empty folder: name another with --out")
+    refuse_taken(folder)
     manifest_bytes, files = registry.read(ref, require_signature=require_signature)
     contents = {**files, MANIFEST_FILE: manifest_bytes}
-    sums = "".join(f"{sha256(content)}  {name}\n" for name, content in sorted(contents.items()))
     signatures = {
         f"{SIGNATURES_FOLDER}/{record.key[:16]}.sig": canonical_json(signing.bundle(record.envelope)) + b"\n"
         for record in registry.signatures(f"sha256:{sha256(manifest_bytes)}")
     }
+    write_folder(folder, contents, signatures)
+    return sha256(manifest_bytes)
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise ConflictError unless a folder is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConflictError(f"{folder}: exists and is not an empty folder: name another with --out")
+
+
+def write_folder(folder: Path, contents: Mapping[str, bytes], others: Mapping[str, bytes]) -> None:
+    """Write a folder, whole or not at all, with the SHA256SUMS of `contents`; `others` are in no sum."""
+    sums = "".join(f"{sha256(content)}  {name}\n" for name, content in sorted(contents.items()))
     aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
-        for name, content in {**contents, **signatures, SUMS_FILE: sums.encode()}.items():
+        for name, content in {**contents, **others, SUMS_FILE: sums.encode()}.items():
             write_atomic(aside / name, content)
         aside.replace(folder)
     except OSError as error:
         raise DlhpcError(f"{folder}: cannot be written: {error.strerror} ({error.filename})") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return sha256(manifest_bytes)

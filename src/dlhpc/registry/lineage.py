@@ -33,7 +33,7 @@ class Lineage:
     """Folders of the training runs that published it, where they are known."""
     seed: int
     data_source: str
-    data_fingerprint: str
+    data_fingerprint: str | None
     commit: str | None
     """Git commit of the code; None outside a checkout."""
     modified: bool | None

@@ -15,12 +15,14 @@ from pydantic import Field, ValidationError, model_validator
 from dlhpc.errors import IntegrityError, UsageError
 from dlhpc.ports import Preprocessing
 from dlhpc.spec.base import NonNegativeInt, Spec, canonical_json
+from dlhpc.spec.registry import Licence
 from dlhpc.spec.run import RunSpec
 
 FORMAT: Final = 2
 """Written; format 1, without golden examples, is read too."""
 WEIGHTS_FILE: Final = "weights.safetensors"
 GOLDEN_FILE: Final = "golden.safetensors"
+CARD_FILE: Final = "model_card.md"
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
@@ -74,14 +76,16 @@ class Manifest(Spec):
     """(x / 255 - mean) / std, done by the predictor itself."""
     metrics: dict[str, float]
     """Measures of these weights on the validation part, by name."""
-    data_fingerprint: str
-    """DatasetInfo.fingerprint of the data it was trained on."""
+    data_fingerprint: str | None
+    """DatasetInfo.fingerprint of the data it was trained on; null where nobody knows, as of imported weights."""
     code: Code | None
     """Null when the package was not run from a git checkout."""
     environment: dict[str, str]
     """Versions of Python and of the packages that computed it, and the kind of machine."""
     parents: tuple[Sha256, ...] = ()
     """Versions that it was made from."""
+    licence: Licence | None = None
+    """SPDX expression; null where none was given."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

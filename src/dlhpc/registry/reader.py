@@ -12,12 +12,12 @@ from typing import NamedTuple
 from dlhpc.errors import IntegrityError, UsageError
 from dlhpc.ports import BackendLoader
 from dlhpc.registry import absent, aliases, blobs, labels, remarks, signatures, tagging
-from dlhpc.registry.artifact import Artifact, load_artifact
+from dlhpc.registry.artifact import Artifact, check_card, load_artifact
 from dlhpc.registry.benchmark_record import BenchmarkRecord
 from dlhpc.registry.cache import NodeCache
 from dlhpc.registry.folders import entries
 from dlhpc.registry.label_index import Label
-from dlhpc.registry.manifest import FileEntry, Manifest, parse_manifest
+from dlhpc.registry.manifest import CARD_FILE, FileEntry, Manifest, parse_manifest
 from dlhpc.registry.places import Place, place
 from dlhpc.registry.progress import Progress, quiet
 from dlhpc.registry.record_kinds import AliasRecord, NoteRecord, SignatureRecord, VersionRecord
@@ -112,6 +112,12 @@ class Reader:
             name: cache.read(entry.sha256, entry.size, partial(fetch, name, entry))
             for name, entry in manifest.files.items()
         }
+
+    def card(self, ref: str) -> str | None:
+        """The model card of a version, verified; None where it has none."""
+        entry = self.manifest(ref).files.get(CARD_FILE)
+        what = f"{CARD_FILE} of {ref}"
+        return None if entry is None else check_card(self.read_file(entry, what), what)
 
     def read_file(self, entry: FileEntry, what: str, progress: Progress = quiet, *, hashed: bool = True) -> bytes:
         """The verified bytes of a file that a manifest names; `what` says in errors what they should be."""

@@ -7,13 +7,14 @@ import click
 from dlhpc.cli.registry.comparing import diff, search
 from dlhpc.cli.registry.deriving import derive, derived
 from dlhpc.cli.registry.exchanging import pull, push
+from dlhpc.cli.registry.importing import export, import_command, publish
 from dlhpc.cli.registry.measuring import benchmark, benchmarks
 from dlhpc.cli.registry.naming import alias, history, note, tag
 from dlhpc.cli.registry.options import REFERENCES
 from dlhpc.cli.registry.promoting import compare, promote
 from dlhpc.cli.registry.reading import get, list_command, show
 from dlhpc.cli.registry.signing import keygen, sign
-from dlhpc.cli.registry.upkeep import gc, verify
+from dlhpc.cli.registry.upkeep import fsck, gc, verify
 
 
 @click.group(
@@ -30,7 +31,8 @@ Examples:
         *(derive, derived),
         *(benchmark, benchmarks, compare, promote),
         *(alias, tag, note, history),
-        *(keygen, sign, verify, gc, push, pull),
+        *(keygen, sign, verify, fsck, gc, push, pull),
+        *(publish, export, import_command),
     ],
 )
 def command() -> None:

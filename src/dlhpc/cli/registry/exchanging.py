@@ -68,7 +68,7 @@ def _copy(source: str, target: str, ref: str, name: str | None, alias: str | Non
     from dlhpc.api import open_store
     from dlhpc.registry.exchange import copy
 
-    with _bar() as progress:
+    with byte_bar() as progress:
         version = copy(
             open_store(source), open_store(target), ref, name=name, alias=alias, note=note, progress=progress
         )
@@ -80,7 +80,7 @@ def _copy(source: str, target: str, ref: str, name: str | None, alias: str | Non
 
 
 @contextmanager
-def _bar() -> Iterator[Progress]:
+def byte_bar() -> Iterator[Progress]:
     """A bar of bytes on stderr for each step, when somebody can see it."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TransferSpeedColumn

@@ -62,6 +62,7 @@ def show(ref: str, root: str, as_json: bool) -> None:
     tags, notes, lineage = registry.tags(version), registry.notes(version), registry.lineage(version)
     signatures = registry.signatures(version)
     derived = registry.derived(version)
+    card = registry.card(version)
     if as_json:
         print_json(
             {
@@ -72,6 +73,7 @@ def show(ref: str, root: str, as_json: bool) -> None:
                 "signatures": [signature.canonical() for signature in signatures],
                 "derived": [derived_json(record) for record in derived],
                 "lineage": lineage.canonical(),
+                "card": card,
                 "manifest": manifest.canonical(),
             }
         )
@@ -80,6 +82,7 @@ def show(ref: str, root: str, as_json: bool) -> None:
     shown.show_header = False
     facts = _facts(digest, manifest, labels) | _remarks(tags, notes, signatures) | _origin(manifest, lineage)
     facts["derived"] = "\n".join(map(derived_text, derived)) or "(none)"
+    facts["model card"] = "(none)" if card is None else card.strip()
     for key, value in facts.items():
         shown.add_row(key, value)
     console().print(shown)
@@ -164,6 +167,7 @@ def _facts(digest: str, manifest: Manifest, labels: tuple[Version, ...]) -> dict
         "training": f"{run.training.num_epochs} epochs of batch {run.training.batch_size}, "
         f"{run.optimizer.name} at {run.training.learning_rate:g}, seed {run.seed}",
         "environment": ", ".join(f"{name} {version}" for name, version in manifest.environment.items()),
+        "licence": manifest.licence or "(none)",
         "files": "\n".join(
             f"{name}  {bytes_text(entry.size)}  sha256:{entry.sha256}" for name, entry in manifest.files.items()
         ),
@@ -190,7 +194,9 @@ def _origin(manifest: Manifest, lineage: Lineage) -> dict[str, str]:
     ]
     return {
         "run": ", ".join([*lineage.run_folders, f"spec sha256:{lineage.run}"]),
-        "data": f"{manifest.run.data.source}, fingerprint {manifest.data_fingerprint}",
+        "data": "(not known: imported weights)"
+        if manifest.data_fingerprint is None
+        else f"{manifest.run.data.source}, fingerprint {manifest.data_fingerprint}",
         "code": "(not from a git checkout)" if code is None else code.commit + (", modified" if code.modified else ""),
         "parents": "\n".join(ancestors) or "(none)",
     }

@@ -51,6 +51,18 @@ def verify(ref: str | None, keys: tuple[Path, ...], root: str, as_json: bool) ->
 
 @click.command(
     epilog="""\b
+Example:
+  dlhpc registry fsck --json"""
+)
+@require_signature
+@common
+def fsck(keys: tuple[Path, ...], root: Path, as_json: bool) -> None:
+    """Read and hash the whole registry: another name of `verify` without REF."""
+    click.get_current_context().invoke(verify, ref=None, keys=keys, root=root, as_json=as_json)
+
+
+@click.command(
+    epilog="""\b
 Examples:
   dlhpc registry gc --dry-run
   dlhpc registry gc --grace 1d
