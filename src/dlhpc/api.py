@@ -33,8 +33,8 @@ from dlhpc.registry.events import Event, events
 from dlhpc.registry.gates import parse_gate
 from dlhpc.registry.gc import Swept, sweep
 from dlhpc.registry.lineage import Lineage, lineage
-from dlhpc.registry.places import Place
 from dlhpc.registry.model_folder import export_model, import_folder
+from dlhpc.registry.places import Place
 from dlhpc.registry.promotion import Promotion
 from dlhpc.registry.reader import Version
 from dlhpc.registry.search import Match, search

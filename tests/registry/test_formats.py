@@ -13,6 +13,7 @@ import pytest
 from dlhpc.backends import load_backend
 from dlhpc.registry.events import events
 from dlhpc.registry.gc import sweep
+from dlhpc.registry.manifest import sha256
 from dlhpc.registry.store import Registry
 from dlhpc.registry.verification import verify
 from tests.registry.samples import sample
@@ -111,6 +112,19 @@ def test_it_predicts_as_it_did(store, expected, backend):
     for ref, probabilities in expected["probabilities"].items():
         given = store.get(ref).predictor(backend)(images)
         np.testing.assert_allclose(given, np.array(probabilities), atol=1e-5)
+
+
+def test_its_licences_cards_and_golden_examples_are_told(store, expected):
+    for ref, licence in expected.get("licences", {"pets:1": None}).items():
+        assert store.manifest(ref).licence == licence
+    for ref, card in expected.get("cards", {"pets:1": None}).items():
+        assert store.card(ref) == store.get(ref).card == card
+    for ref in expected["probabilities"]:
+        artifact = store.get(ref)
+        golden = artifact.golden()
+        np.testing.assert_allclose(golden.outputs, artifact.predictor()(golden.inputs), atol=1e-5)
+        content = artifact.files.get("golden.safetensors")
+        assert (content and sha256(content)) == expected.get("golden", {}).get(ref)
 
 
 def test_it_can_be_published_to(written, expected, tmp_path):

@@ -39,7 +39,7 @@ files alone, signatures included: dlhpc registry get.
 @click.argument("ref")
 @click.argument("folder", type=_PATH)
 @common
-def export(ref: str, folder: Path, root: Path, as_json: bool) -> None:
+def export(ref: str, folder: Path, root: str, as_json: bool) -> None:
     """Write a version to a new FOLDER of the kind that model hubs such as Hugging Face keep."""
     from dlhpc.registry.model_folder import export_model
 
@@ -92,7 +92,7 @@ def import_command(
     trained_on_data: bool,
     alias: str | None,
     note: str,
-    root: Path,
+    root: str,
     as_json: bool,
 ) -> None:
     """Publish an exported folder, or a safetensors file that fits a run's model."""
@@ -137,7 +137,7 @@ Examples:
 @_ALIAS
 @_NOTE
 @common
-def publish(source: Path, name: str, alias: str | None, note: str, root: Path, as_json: bool) -> None:
+def publish(source: Path, name: str, alias: str | None, note: str, root: str, as_json: bool) -> None:
     """Publish the best weights of a finished run's folder, or an exported folder."""
     from dlhpc.publication import publish_folder
 

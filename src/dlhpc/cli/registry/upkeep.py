@@ -56,7 +56,7 @@ Example:
 )
 @require_signature
 @common
-def fsck(keys: tuple[Path, ...], root: Path, as_json: bool) -> None:
+def fsck(keys: tuple[Path, ...], root: str, as_json: bool) -> None:
     """Read and hash the whole registry: another name of `verify` without REF."""
     click.get_current_context().invoke(verify, ref=None, keys=keys, root=root, as_json=as_json)
 
