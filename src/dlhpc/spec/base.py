@@ -42,6 +42,8 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,127}$"
 NETWORK_FORMAT = "ip-network"
 """What JSON Schema is told of an IP network or address."""
 
+LICENCE_PATTERN = r"^[A-Za-z0-9(][A-Za-z0-9.+:() -]{0,199}$"
+
 PositiveInt = Annotated[int, Field(ge=1, le=MAX_INT, strict=True)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MAX_INT, strict=True)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]

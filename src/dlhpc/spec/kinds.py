@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from dlhpc.spec.base import MAX_INT, NAME_PATTERN, NETWORK_FORMAT, Spec
+from dlhpc.spec.base import LICENCE_PATTERN, MAX_INT, NAME_PATTERN, NETWORK_FORMAT, Spec
 from dlhpc.spec.location import LOCATION_FORMAT
 
 
@@ -159,6 +159,8 @@ def describe(schema: Mapping[str, Any], *, plural: bool = False) -> str:
         return "networks or addresses" if plural else "a network such as 10.0.0.0/8, or an address"
     if schema.get("pattern") == NAME_PATTERN:
         return "a name of lower-case letters, digits, '.', '_' and '-'"
+    if schema.get("pattern") == LICENCE_PATTERN:
+        return "licences" if plural else "an SPDX licence expression, such as MIT"
     noun = "texts" if plural else "a text"
     return f"{noun} matching {schema['pattern']}" if "pattern" in schema else noun
 

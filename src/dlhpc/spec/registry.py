@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dlhpc.spec.base import Name, Spec
+from dlhpc.spec.base import LICENCE_PATTERN, Name, Spec
 from dlhpc.spec.location import Location
 
-Licence = Annotated[str, Field(pattern=r"^[A-Za-z0-9(][A-Za-z0-9.+:() -]{0,199}$")]
+Licence = Annotated[str, Field(pattern=LICENCE_PATTERN)]
 """An SPDX expression: `MIT`, `Apache-2.0 OR MIT`, `LicenseRef-ours`."""
 
 

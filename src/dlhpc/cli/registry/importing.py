@@ -31,8 +31,8 @@ Examples:
 
 \b
 Writes model.safetensors, config.json, README.md (a model card with metadata,
-results and how to use it), manifest.json and SHA256SUMS. For the version's own
-files alone, signatures included: dlhpc registry get.
+results and how to use it), manifest.json and SHA256SUMS. The verb `get`
+writes the version's own files alone, with their signatures.
 
 {REFERENCES}"""
 )
