@@ -1,6 +1,6 @@
 """Make an environment beside the one that runs this, if it is not there, and print its Python.
 
-    python tools/environments.py object-stores
+    python tools/environments.py object-stores azurite
 
 It lies in a folder of that name in the environment that runs this, and sees that one's packages beneath its own, so
 that only what requirements-<name>.txt lists is installed, and nothing else changes. A second call looks and does
@@ -10,6 +10,7 @@ nothing. It is for what cannot live with the versions pinned in requirements.txt
 from __future__ import annotations
 
 import fcntl
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -34,6 +35,26 @@ def python_of(name: str) -> Path:
     return python
 
 
+def node_program(package: str, program: str) -> Path:
+    """A program of an npm package, installed first, at the version that package.json in tests/deploy pins."""
+    pins = ROOT / "tests" / "deploy" / "package.json"
+    folder = Path(sys.prefix) / package
+    stamp = folder / ".set-up"
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != pins.read_text():
+            npm = shutil.which("npm")
+            if npm is None:
+                raise SystemExit(f"{package} needs Node.js and npm on the PATH; on Debian: sudo apt-get install npm")
+            print(f"setting up {folder} by npm: some minutes", file=sys.stderr)
+            (folder / "package.json").write_text(pins.read_text())
+            options = ["--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder)]
+            subprocess.run([npm, "install", *options], check=True, stdout=sys.stderr)
+            stamp.write_text(pins.read_text())
+    return folder / "node_modules" / ".bin" / program
+
+
 def _make(folder: Path, python: Path, pins: Path) -> None:
     venv.create(folder, with_pip=True)
     own = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
@@ -44,4 +65,4 @@ def _make(folder: Path, python: Path, pins: Path) -> None:
 
 if __name__ == "__main__":
     for wanted in sys.argv[1:]:
-        print(python_of(wanted))
+        print(node_program("azurite", "azurite-blob") if wanted == "azurite" else python_of(wanted))
