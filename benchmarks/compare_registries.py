@@ -2,7 +2,7 @@
 
 Files of published versions are damaged and the versions loaded; eight new processes publish into a store that does not
 exist yet; publishers are killed; and publishing 10 MB is timed, the two in turn. MLflow runs in an environment of its
-own, which tools/mlflow_environment.py makes first; how it publishes and loads stands in mlflow_side.py. The results are
+own, which tools/environments.py makes first; how it publishes and loads stands in mlflow_side.py. The results are
 written as benchmarks/results/registries.json, for generate_report.py.
 """
 
@@ -205,7 +205,7 @@ def version_of_mlflow(python: str) -> str:
 
 def mlflow_python() -> str:
     """The Python of MLflow's environment, made if it is not there."""
-    command = [sys.executable, str(HERE.parent / "tools" / "mlflow_environment.py")]
+    command = [sys.executable, str(HERE.parent / "tools" / "environments.py"), "mlflow"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 

@@ -29,7 +29,6 @@ HERE = Path(__file__).absolute().parent
 
 import mlflow  # noqa: E402 - it reads its settings from the environment
 import numpy as np  # noqa: E402
-import torch  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
@@ -57,8 +56,10 @@ def weights_on_disk(seed: int, size: str) -> Path:
     return path
 
 
-def network(seed: int, size: str) -> torch.nn.Module:
+def network(seed: int, size: str) -> Any:
     """The same as a torch module."""
+    import torch
+
     arrays, layers = weights(seed, size), len(HIDDEN[size]) + 1
     parts: list[torch.nn.Module] = [torch.nn.Flatten()]
     for layer in range(layers):
@@ -93,7 +94,7 @@ def publish_pyfunc(name: str, path: Path) -> int:
     return int(info.registered_model_version)
 
 
-def publish_torch(name: str, module: torch.nn.Module) -> int:
+def publish_torch(name: str, module: Any) -> int:
     """A torch module."""
     info = mlflow.pytorch.log_model(
         module, name="model", input_example=IMAGES, pip_requirements=["torch"], registered_model_name=name
@@ -126,6 +127,8 @@ def predict(way: str, name: str, label: int) -> list[float]:
     """Load a version, as users do, and ask it."""
     uri = f"models:/{name}/{label}"
     if way == "torch":
+        import torch
+
         with torch.no_grad():
             answers = mlflow.pytorch.load_model(uri)(torch.from_numpy(IMAGES)).numpy()
     elif way == "pyfunc":

@@ -1,4 +1,4 @@
-"""A real MLflow server with SQLite, in the environment that tools/mlflow_environment.py makes."""
+"""A real MLflow server with SQLite, in an environment of its own (tools/environments.py)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ READY_WITHIN_S = 240
 @contextmanager
 def mlflow_server(checkout: Path, folder: Path, *options: str, **environment: str) -> Iterator[str]:
     """The address of a server that keeps its database and its artifacts (`artifacts`) in the folder."""
-    made = [sys.executable, str(checkout / "tools" / "mlflow_environment.py")]
+    made = [sys.executable, str(checkout / "tools" / "environments.py"), "mlflow"]
     python = subprocess.run(made, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -29,6 +29,7 @@ def test_one_spelling(written, meant):
 @pytest.mark.parametrize(
     ("written", "message"),
     [
+        ("mlflow+http://host:5000", "versions come from MLflow by `dlhpc registry pull`"),
         ("ftp://host/x", "unknown scheme 'ftp'; expected a folder, or s3://"),
         ("s3:/bucket/x", "expected s3://bucket/prefix"),
         ("s3://", "expected s3://bucket/prefix"),

@@ -24,6 +24,8 @@ def check_location(value: Any) -> str:
     if not mark or "/" in scheme:
         return str(Path(text))
     scheme = _SAME.get(scheme, scheme)
+    if scheme.startswith("mlflow+"):
+        raise ValueError(f"{text!r}: versions come from MLflow by `dlhpc registry pull`, and get there by `push`")
     if scheme not in OBJECT_SCHEMES:
         raise ValueError(f"{text!r}: unknown scheme {scheme!r}; expected {_EXPECTED}")
     if not rest.startswith("/") or not rest.strip("/"):

@@ -27,6 +27,7 @@ other side has already is not sent again; both sides are hashed."""
 Examples:
   dlhpc registry push digits-mlp@production /mnt/models
   dlhpc registry push digits-mlp:3 /mnt/models --name digits --alias candidate
+  dlhpc registry push digits-mlp mlflow+http://127.0.0.1:5000
 
 {_TRAVELS}
 
@@ -48,6 +49,7 @@ def push(ref: str, target: str, name: str | None, alias: str | None, note: str, 
 Examples:
   dlhpc registry pull /mnt/models digits-mlp@production
   dlhpc registry pull /mnt/models digits-mlp:3 --alias candidate --json
+  dlhpc registry pull mlflow+http://127.0.0.1:5000 digits-mlp@production
 
 {_TRAVELS}
 
