@@ -159,3 +159,16 @@ def test_a_client_that_leaves_while_sending_makes_room() -> None:
         assert (await predict(replica)).status == 200
 
     asyncio.run(scenario())
+
+
+def test_bodies_together_take_no_more_than_the_spec_allows() -> None:
+    async def scenario() -> list[tuple[int, str]]:
+        content = body()
+        limits = LimitsSpec(max_body_bytes=len(content), max_buffered_bytes=len(content))
+        model, replica, first = await held(ServingSpec(limits=limits))
+        refused = await predict(replica)
+        model.is_free.set()
+        answered = await first
+        return [(answer.status, answer.json.get("code", "")) for answer in (refused, answered, await predict(replica))]
+
+    assert asyncio.run(scenario()) == [(503, "overloaded"), (200, ""), (200, "")]

@@ -27,7 +27,8 @@ def test_the_seeds_ports_are_the_defaults() -> None:
     [
         "port=0", "port=65536", "metrics_port=8000", "replicas=0", "backend=tensorflow", "gpus_per_replica=-1",
         "batching.max_batch_size=0", "batching.max_wait_ms=-1", "batching.max_wait_ms=2000", "limits.deadline_s=0",
-        "limits.max_body_bytes=0", "limits.max_image_pixels=0", "limits.max_concurrent=0", "limits.header_timeout_s=0",
+        "limits.max_body_bytes=0", "limits.max_buffered_bytes=1000",
+        "limits.max_image_pixels=0", "limits.max_concurrent=0", "limits.header_timeout_s=0",
         "trusted_proxies=[here]",
         "rate_limits.per_client.per_second=0", "rate_limits.total.burst=0", "rate_limits.total.per_second=null",
         "auth.open_predict=1", "limits.low_priority_share=0", "limits.low_priority_share=1.5", "cache.max_bytes=-1",

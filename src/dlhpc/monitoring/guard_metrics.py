@@ -41,7 +41,8 @@ class GuardMetrics:
         self._denied.labels(reason).inc()
 
     def shed(self, reason: str) -> None:
-        """Count a request refused since the replica was `full`, for its `low_priority`, or as `hopeless`."""
+        """Count a request refused since the replica was `full` of requests or of their `bytes`, for its `low_priority`,
+        or as `hopeless`."""
         self._shed.labels(reason).inc()
 
     def rate_limited(self, limit: str) -> None:

@@ -11,6 +11,7 @@ from dlhpc.spec.api_key import ApiKey
 from dlhpc.spec.wire import PROBLEM_TYPE, PROBLEMS, FieldError, problem
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+Hold = Callable[[int], None]
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
@@ -76,7 +77,20 @@ def id_and_end(request_id: str) -> bytes:
 class Request:
     """One HTTP request; its body is read when a handler asks for it."""
 
-    __slots__ = ("_content", "_receive", "deadline", "headers", "id", "is_whole", "key", "method", "path", "peer")
+    __slots__ = (
+        "_content",
+        "_receive",
+        "deadline",
+        "headers",
+        "held",
+        "hold",
+        "id",
+        "is_whole",
+        "key",
+        "method",
+        "path",
+        "peer",
+    )
 
     def __init__(
         self,
@@ -95,6 +109,10 @@ class Request:
         """Address of who opened the connection; empty where the server does not know it."""
         self.key: ApiKey | None = None
         """The API key that it has shown, once that was checked."""
+        self.hold: Hold = lambda size: None
+        """Asked before more bytes of the body are kept; may raise a Refusal."""
+        self.held = 0
+        """Bytes of the body that are kept."""
         self.is_whole = False
         """Whether the body has arrived: what comes too late before is the client's fault, and the server's after."""
         self.deadline: float | None = None
@@ -128,6 +146,7 @@ class Request:
             content: bytes = message.get("body", b"")
             if len(content) > limit:
                 raise _too_large(f"{len(content)} bytes", limit)
+            self._keep(len(content))
             return content
         return await self._rest(message, limit)
 
@@ -136,12 +155,18 @@ class Request:
         while True:
             if message["type"] == "http.disconnect":
                 raise ClientGone
-            parts += message.get("body", b"")
-            if len(parts) > limit:
+            part = message.get("body", b"")
+            if len(parts) + len(part) > limit:
                 raise _too_large(f"more than {limit} bytes", limit)
+            self._keep(len(part))
+            parts += part
             if not message.get("more_body", False):
                 return bytes(parts)
             message = await self._receive()
+
+    def _keep(self, size: int) -> None:
+        self.hold(size)
+        self.held += size
 
 
 Handler = Callable[[Request], Awaitable[Reply]]

@@ -39,7 +39,12 @@ class Replica:
         self._metrics = ReplicaMetrics()
         self._metrics.serves(slot.info.name, slot.info.digest, slot.info.backend, slot.info.verification)
         self._guards = self._metrics.guards
-        self._admission = Admission(spec.limits.max_concurrent, spec.limits.low_priority_share, self._guards.shed)
+        self._admission = Admission(
+            spec.limits.max_concurrent,
+            spec.limits.low_priority_share,
+            self._guards.shed,
+            max_bytes=spec.limits.max_buffered_bytes,
+        )
         self._replies = Replies(spec.cache.max_bytes, self._guards.cache_evicted)
         self._pace = Pace(spec.batching.max_batch_size)
         self._breaker = Breaker(slot.info.name, spec.breaker, partial(self._guards.breaker_became, slot.info.digest))

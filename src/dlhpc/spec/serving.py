@@ -47,6 +47,9 @@ class LimitsSpec(Spec):
     max_body_bytes: PositiveInt = 16 * 1024 * 1024
     """Largest request body; a larger one is answered with 413 while it is still being sent."""
 
+    max_buffered_bytes: PositiveInt = 256 * 1024 * 1024
+    """Memory for the bodies of all requests that one replica works on; 503 with Retry-After above."""
+
     max_image_pixels: PositiveInt = 32 * 1024 * 1024
     """Largest image, width x height, read from its header before anything is decoded; 413 above."""
 
@@ -62,6 +65,15 @@ class LimitsSpec(Spec):
     sending). Clients may ask for less. Never over when null."""
     header_timeout_s: Annotated[int, Field(ge=1, le=3600, strict=True)] = 10
     """Longest that a client may take to send a request's headers, in whole seconds; 408 after."""
+
+    @model_validator(mode="after")
+    def _room_for_one(self) -> Self:
+        if self.max_buffered_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"max_buffered_bytes is {self.max_buffered_bytes}, and one body may have {self.max_body_bytes} "
+                "(max_body_bytes): allow for one at least"
+            )
+        return self
 
 
 class AuthSpec(Spec):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dlhpc.serving.api_keys import new_key
-from dlhpc.serving.exchange import Refusal, Reply, Request
+from dlhpc.serving.exchange import ClientGone, Refusal, Reply, Request
 from dlhpc.serving.guards.admission import Admission
 from dlhpc.spec.api_key import Priority
 from tests.serving.asgi import receiving
@@ -61,6 +61,40 @@ def test_without_a_limit_only_the_end_is_refused() -> None:
     admission.close()
     with pytest.raises(Refusal, match="stopping"):
         admission.enter()
+
+
+def test_all_bodies_together_have_a_limit_while_they_come() -> None:
+    reasons: list[str] = []
+    admission = Admission(None, observe=reasons.append, max_bytes=10)
+
+    async def read(request: Request) -> Reply:
+        await request.body(100)
+        assert admission.held_bytes == 9
+        with pytest.raises(Refusal, match="bodies take 9 of 10 bytes") as caught:
+            await guard(Request("POST", "/predict", [], receiving([b"", b"ab"]), "id"))
+        assert (b"connection", b"close") in caught.value.headers
+        assert (b"retry-after", b"1") in caught.value.headers
+        return Reply(200, b"")
+
+    async def read_only(request: Request) -> Reply:
+        await request.body(100)
+        return Reply(200, b"")
+
+    guard = admission.guard()(read_only)
+    asyncio.run(admission.guard()(read)(Request("POST", "/predict", [], receiving([b"12345", b"6789"]), "id")))  # type: ignore[arg-type]
+    assert (admission.held_bytes, admission.in_flight, reasons) == (0, 0, ["bytes"])
+
+
+def test_what_a_client_sent_before_it_left_is_given_back() -> None:
+    admission = Admission(None, max_bytes=10)
+
+    async def read(request: Request) -> Reply:
+        await request.body(100)
+        raise AssertionError("unreachable")
+
+    with pytest.raises(ClientGone):
+        asyncio.run(admission.guard()(read)(Request("POST", "/predict", [], receiving([b"1234", None]), "id")))
+    assert admission.held_bytes == 0
 
 
 def of_priority(header: bytes | None, key: Priority | None) -> Request:

@@ -9,7 +9,7 @@ from dlhpc.serving.exchange import Guard, Handler, Refusal, Reply, Request
 from dlhpc.spec.wire import PRIORITY
 
 RETRY_AFTER = ((b"retry-after", b"1"),)
-Observe = Callable[[Literal["full", "low_priority"]], None]
+Observe = Callable[[Literal["full", "low_priority", "bytes"]], None]
 """Told of every refusal for lack of room."""
 _HEADER: Final = PRIORITY.encode()
 
@@ -18,11 +18,21 @@ class Admission:
     """Counts what is in flight; refuses above `limit`, and everything once closed.
 
     Requests of low priority are refused as soon as `low_share` of the limit is in flight, so that the rest is left for
-    others. Without a limit nothing is refused but what comes after the end.
+    others. Without a limit nothing is refused but what comes after the end. The bodies of all requests together may
+    have `max_bytes`; the request that would bring one more byte is refused.
     """
 
-    def __init__(self, limit: int | None, low_share: float = 1.0, observe: Observe = lambda reason: None) -> None:
+    def __init__(
+        self,
+        limit: int | None,
+        low_share: float = 1.0,
+        observe: Observe = lambda reason: None,
+        *,
+        max_bytes: int | None = None,
+    ) -> None:
         self.limit = limit
+        self.max_bytes = max_bytes
+        self.held_bytes = 0
         self.in_flight = 0
         self.is_closed = False
         self._low_limit = None if limit is None else max(int(low_share * limit), 1)
@@ -54,9 +64,18 @@ class Admission:
             raise Refusal("overloaded", detail, headers=RETRY_AFTER)
         self.in_flight += 1
 
-    def leave(self) -> None:
-        """Count a request out."""
+    def leave(self, held_bytes: int = 0) -> None:
+        """Count a request out, with the bytes of its body."""
         self.in_flight -= 1
+        self.held_bytes -= held_bytes
+
+    def hold(self, size: int) -> None:
+        """Count bytes of a body in, or raise the Refusal of its request."""
+        if self.max_bytes is not None and self.held_bytes + size > self.max_bytes:
+            self._observe("bytes")
+            detail = f"bodies take {self.held_bytes} of {self.max_bytes} bytes already: try again in a second"
+            raise Refusal("overloaded", detail, headers=RETRY_AFTER, close=True)  # the rest is not read
+        self.held_bytes += size
 
     def guard(self) -> Guard:
         """The guard that keeps these counts."""
@@ -64,10 +83,11 @@ class Admission:
         def wrap(handler: Handler) -> Handler:
             async def admitted(request: Request) -> Reply:
                 self.enter(is_low=_is_low(request))
+                request.hold = self.hold
                 try:
                     return await handler(request)
                 finally:
-                    self.leave()
+                    self.leave(request.held)
 
             return admitted
 
