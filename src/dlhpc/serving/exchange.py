@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from dlhpc.spec.api_key import ApiKey
@@ -62,11 +62,12 @@ class Reply:
         """The same as an answer to another request."""
         if self.id_at is None:
             return self
-        return replace(self, body=self.body[: self.id_at] + id_and_end(request_id))
+        body = self.body[: self.id_at] + id_and_end(request_id)
+        return Reply(self.status, body, self.content_type, self.headers, self.id_at)
 
     def plus(self, headers: Headers) -> Reply:
         """The same with more headers."""
-        return replace(self, headers=self.headers + headers)
+        return Reply(self.status, self.body, self.content_type, self.headers + headers, self.id_at)
 
 
 def id_and_end(request_id: str) -> bytes:

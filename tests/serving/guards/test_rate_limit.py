@@ -50,8 +50,9 @@ def test_after_the_wait_that_was_told_there_is_a_token_and_before_there_is_none(
     wait = buckets.wait("a", now)
     assert buckets.wait("a", now + wait) <= 1e-9 * (now + wait + 1)
     assert wait == 0 or buckets.wait("a", now + wait / 2) > 0
-    assert (buckets.left("a", now) >= 1) == (wait == 0)
-    assert buckets.left("a", now + buckets.until_full("a", now)) == rate.burst
+    left, until_full = buckets.left("a", now)
+    assert (left >= 1) == (wait == 0)
+    assert buckets.left("a", now + until_full)[0] == rate.burst
 
 
 def test_a_burst_then_the_rate() -> None:
@@ -60,7 +61,7 @@ def test_a_burst_then_the_rate() -> None:
     assert buckets.wait("a", 0.0) == pytest.approx(0.5)
     assert granted(buckets, "a", [0.4, 0.5, 0.5, 1.0]) == [0.5, 1.0]
     assert granted(buckets, "a", [60.0] * 5) == [60.0] * 3
-    assert buckets.left("b", 60.0) == 3
+    assert buckets.left("b", 60.0) == (3, 0.0)
 
 
 def test_full_buckets_are_forgotten_and_never_more_than_the_most_are_remembered() -> None:

@@ -47,13 +47,10 @@ class Buckets:
         self._full_at.move_to_end(key)
         self._forget(now)
 
-    def left(self, key: str, now: float) -> int:
-        """Whole tokens that are there."""
-        return int((self._depth - self.until_full(key, now)) / self._interval + 1e-6)
-
-    def until_full(self, key: str, now: float) -> float:
-        """Seconds until the bucket is as full as it can be."""
-        return max(self._full_at.get(key, now) - now, 0.0)
+    def left(self, key: str, now: float) -> tuple[int, float]:
+        """Whole tokens that are there, and seconds until the bucket is as full as it can be."""
+        until_full = max(self._full_at.get(key, now) - now, 0.0)
+        return int((self._depth - until_full) / self._interval + 1e-6), until_full
 
     def _forget(self, now: float) -> None:
         """Let go of buckets that are full, a few at a time, and of the oldest when there are too many."""
@@ -75,11 +72,11 @@ class RateLimits:
     """
 
     def __init__(self, spec: RateLimitsSpec, replicas: int, observe: Observe) -> None:
-        self._spec = spec
         self._replicas = replicas
         self._observe = observe
         self._total = self._limit("total", spec.total)
-        self._of_rate: dict[RateSpec | None, _Limits] = {}
+        self._usual = self._joined(spec.per_client)
+        self._of_own: dict[tuple[float, int], _Limits] = {}
 
     def enter(self, client: str, now: float, own: RateSpec | None = None) -> None:
         """Count a request of a client, or raise the Refusal that tells it when to come again.
@@ -87,9 +84,12 @@ class RateLimits:
         `own` is the client's own limit, in place of the one for each client.
         """
         limits = self._limits(own)
-        waits = [(limit.buckets.wait(limit.key(client), now), limit) for limit in limits.each]
-        wait, slowest = max(waits, key=lambda pair: pair[0], default=(0.0, None))
-        if wait > 0 and slowest is not None:
+        wait, slowest = 0.0, None
+        for limit in limits.each:
+            its = limit.buckets.wait(limit.key(client), now)
+            if its > wait:
+                wait, slowest = its, limit
+        if slowest is not None:
             name, rate, _ = slowest
             self._observe(name)
             whose = "this client's requests are" if name == "client" else "the requests of all clients together are"
@@ -112,13 +112,18 @@ class RateLimits:
 
     def _limits(self, own: RateSpec | None) -> _Limits:
         """The limits of a client; those with equal limits of their own share the table of buckets."""
-        rate = own or self._spec.per_client
-        found = self._of_rate.get(rate)
+        if own is None:
+            return self._usual
+        key = own.per_second, own.burst
+        found = self._of_own.get(key)
         if found is None:
-            each = [limit for limit in (self._limit("client", rate), self._total) if limit is not None]
-            policies = (f'"{name}";q={rate.burst};w={_seconds(rate.window_s)}' for name, rate, _ in each)
-            found = self._of_rate[rate] = _Limits(each, ", ".join(policies).encode())
+            found = self._of_own[key] = self._joined(own)
         return found
+
+    def _joined(self, per_client: RateSpec | None) -> _Limits:
+        each = [limit for limit in (self._limit("client", per_client), self._total) if limit is not None]
+        policies = (f'"{name}";q={rate.burst};w={_seconds(rate.window_s)}' for name, rate, _ in each)
+        return _Limits(each, ", ".join(policies).encode())
 
     def _limit(self, name: Name, rate: RateSpec | None) -> _Limit | None:
         if rate is None:
@@ -139,8 +144,8 @@ class _Limit(NamedTuple):
 
     def told(self, client: str, now: float) -> str:
         """What is left, as an item of the ratelimit field."""
-        key = self.key(client)
-        return f'"{self.name}";r={self.buckets.left(key, now)};t={_seconds(self.buckets.until_full(key, now))}'
+        left, until_full = self.buckets.left(self.key(client), now)
+        return f'"{self.name}";r={left};t={_seconds(until_full)}'
 
 
 class _Limits(NamedTuple):
