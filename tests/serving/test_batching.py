@@ -255,22 +255,23 @@ def test_what_is_too_late_is_never_computed() -> None:
 def test_it_tells_what_waits_and_how_long_passes_take() -> None:
     async def scenario(bench: Bench) -> None:
         loop = asyncio.get_running_loop()
-        passes: list[float] = []
-        bench.batcher._passed = passes.append
-        assert (bench.batcher.waiting, bench.batcher.running_s(loop.time())) == (0, None)
+        passes: list[tuple[int, float]] = []
+        bench.batcher._passed = lambda size, seconds: passes.append((size, seconds))
+        assert (bench.batcher.waiting, bench.batcher.running(loop.time())) == (0, None)
         before = loop.time()
         first = await bench.hold()
         others = bench.submit(1, POISON)
         with bench.batcher.coming():
             assert bench.batcher.waiting == 3
         after = loop.time()
-        running = bench.batcher.running_s(after)
+        running = bench.batcher.running(after)
         assert running is not None
-        assert 0.0 <= running <= after - before
+        assert running[0] == 1
+        assert 0.0 <= running[1] <= after - before
         bench.model.is_free.set()
         await asyncio.gather(first, *others, return_exceptions=True)
-        assert len(passes) == 2  # the one that failed too
-        assert passes[0] >= running
-        assert (bench.batcher.waiting, bench.batcher.running_s(loop.time())) == (0, None)
+        assert [size for size, _ in passes] == [1, 2]  # the one that failed too
+        assert passes[0][1] >= running[1]
+        assert (bench.batcher.waiting, bench.batcher.running(loop.time())) == (0, None)
 
     run(scenario)

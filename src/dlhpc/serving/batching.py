@@ -23,8 +23,8 @@ Row = npt.NDArray[np.float32]
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 Observe = Callable[[int, float], None]
 """Told of every forward pass: images, seconds."""
-Passed = Callable[[float], None]
-"""Told on the event loop when a batch is done, however: seconds."""
+Passed = Callable[[int, float], None]
+"""Told on the event loop when a batch is done, however: images, seconds."""
 
 
 class NotFiniteError(ArithmeticError):
@@ -53,7 +53,7 @@ class Batcher:
         max_batch_size: int,
         max_wait_s: float,
         observe: Observe,
-        passed: Passed = lambda seconds: None,
+        passed: Passed = lambda size, seconds: None,
     ) -> None:
         self._predict = predict
         self._executor = executor
@@ -63,7 +63,7 @@ class Batcher:
         self._passed = passed
         self._queue: deque[_Item] = deque()
         self._coming = 0
-        self._since: float | None = None
+        self._running: tuple[int, float] | None = None
         self._is_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -83,9 +83,9 @@ class Batcher:
         """Images that wait for their forward pass or are being read."""
         return len(self._queue) + self._coming
 
-    def running_s(self, now: float) -> float | None:
-        """Seconds for which a batch has been computed by now; None when none is."""
-        return None if self._since is None else now - self._since
+    def running(self, now: float) -> tuple[int, float] | None:
+        """The batch that is being computed, as its images and the seconds since it began; None when none is."""
+        return None if self._running is None else (self._running[0], now - self._running[1])
 
     def submit(self, pixels: Pixels, deadline: float | None = None) -> asyncio.Future[Row]:
         """The future class probabilities of one image. Cancelling it takes the image out of its batch.
@@ -95,7 +95,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         item = _Item(pixels, loop.create_future(), deadline)
         self._queue.append(item)
-        if self._since is None:
+        if self._running is None:
             self._schedule()
         return item.future
 
@@ -107,7 +107,7 @@ class Batcher:
 
     def _consider(self) -> None:
         self._is_scheduled = False
-        if self._since is not None or not self._queue:
+        if self._running is not None or not self._queue:
             return
         if self._coming and self._max_wait_s and len(self._queue) < self._max_batch_size:
             if self._timer is None:
@@ -132,14 +132,15 @@ class Batcher:
             batch.append(item)
         if not batch:
             return
-        self._since = now
+        self._running = len(batch), now
         work = loop.run_in_executor(self._executor, self._compute, [item.pixels for item in batch])
         work.add_done_callback(lambda done: self._deliver([item.future for item in batch], done))
 
     def _deliver(self, futures: list[asyncio.Future[Row]], done: asyncio.Future[list[Row | Exception]]) -> None:
-        assert self._since is not None
-        self._passed(asyncio.get_running_loop().time() - self._since)
-        self._since = None
+        assert self._running is not None
+        size, since = self._running
+        self._passed(size, asyncio.get_running_loop().time() - since)
+        self._running = None
         if self._queue:
             self._schedule()
         error = done.exception()

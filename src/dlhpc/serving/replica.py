@@ -100,10 +100,10 @@ class Replica:
 
     def _expected_s(self) -> float:
         """Seconds until a request that comes now would be answered."""
-        return self._pace.expected(self._batcher.waiting, self._batcher.running_s(time.monotonic()))
+        return self._pace.expected(self._batcher.waiting, self._batcher.running(time.monotonic()))
 
-    def _passed(self, seconds: float) -> None:
-        self._pace.passed(seconds)
+    def _passed(self, size: int, seconds: float) -> None:
+        self._pace.passed(size, seconds)
         self._breaker.passed(seconds, time.monotonic())
 
     def snapshot(self, *, with_metrics: bool = True) -> Snapshot:

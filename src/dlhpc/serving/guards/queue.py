@@ -11,34 +11,49 @@ from dlhpc.serving.exchange import Guard, Handler, Refusal, Reply, Request
 
 NEWEST: Final = 0.3
 """Weight of the newest forward pass in the average."""
+HEADROOM: Final = 1.2
+"""An answer that comes a moment too late has cost as much as one in time, and is worth nothing."""
 LONGEST_RETRY_S: Final = 30
 
 
 class Pace:
-    """The time of a forward pass, and what follows from it for a queue.
+    """The time of forward passes of each size, and what follows from it for a queue.
 
-    Passes are short while little is asked for and grow with it, so that the estimate is too low rather than too high:
-    nobody is refused who could have been answered.
+    What is not known yet is taken for too low rather than too high, so that nobody is refused who could be answered.
     """
 
     def __init__(self, max_batch_size: int) -> None:
         self._max_batch_size = max_batch_size
-        self._pass_s = 0.0
+        self._pass_s: list[float | None] = [None] * (max_batch_size.bit_length() + 1)
 
-    def passed(self, seconds: float) -> None:
+    def passed(self, size: int, seconds: float) -> None:
         """Take note of a forward pass."""
-        self._pass_s = seconds if not self._pass_s else (1 - NEWEST) * self._pass_s + NEWEST * seconds
+        before = self._pass_s[_scale(size)]
+        self._pass_s[_scale(size)] = seconds if before is None else (1 - NEWEST) * before + NEWEST * seconds
 
-    def expected(self, waiting: int, running_s: float | None) -> float:
-        """Seconds until one more request would be answered, with so many waiting and a pass running for so long.
+    def expected(self, waiting: int, running: tuple[int, float] | None) -> float:
+        """Seconds until one more request would be answered, with so many waiting and a pass (images, seconds for which
+        it has been running).
 
         0 before the first pass, and when nothing is waiting or running: so that there is always a next pass to learn
         from.
         """
-        if not waiting and running_s is None:
+        if not waiting and running is None:
             return 0.0
-        rest = 0.0 if running_s is None else max(self._pass_s - running_s, 0.0)
-        return rest + (waiting // self._max_batch_size + 1) * self._pass_s
+        full, rest = divmod(waiting, self._max_batch_size)
+        left = 0.0 if running is None else max(self._of(running[0]) - running[1], 0.0)
+        return left + full * self._of(self._max_batch_size) + self._of(rest + 1)
+
+    def _of(self, size: int) -> float:
+        """Seconds of a pass of this size; of the next smaller that was seen, or else the next larger."""
+        scale = _scale(size)
+        seen = (self._pass_s[each] for each in (*range(scale, -1, -1), *range(scale + 1, len(self._pass_s))))
+        return next((seconds for seconds in seen if seconds is not None), 0.0)
+
+
+def _scale(size: int) -> int:
+    """Which power of two a batch is padded to."""
+    return (size - 1).bit_length()
 
 
 def queue(
@@ -49,7 +64,7 @@ def queue(
     def wrap(handler: Handler) -> Handler:
         async def queued(request: Request) -> Reply:
             if request.deadline is not None:
-                expected, left = expected_s(), request.deadline - now()
+                expected, left = HEADROOM * expected_s(), request.deadline - now()
                 if expected > left:
                     observe()
                     raise _hopeless(expected, left)
