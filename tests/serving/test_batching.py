@@ -275,3 +275,36 @@ def test_it_tells_what_waits_and_how_long_passes_take() -> None:
         assert (bench.batcher.waiting, bench.batcher.running(loop.time())) == (0, None)
 
     run(scenario)
+
+
+def test_what_would_be_too_late_after_its_pass_makes_room_for_others() -> None:
+    async def scenario(bench: Bench) -> None:
+        now = asyncio.get_running_loop().time()
+        bench.batcher._pass_s = lambda size: 100.0 * size
+        first = await bench.hold()
+        hopeless = [bench.batcher.submit(image(value), now + 50.0) for value in (1, 2)]
+        others = [bench.batcher.submit(image(3), now + 1000.0), bench.batcher.submit(image(4))]
+        bench.model.is_free.set()
+        await asyncio.gather(first, *others)
+        for future in hopeless:
+            with pytest.raises(TimeoutError):
+                await future
+
+    assert run(scenario).model.batches == [[0], [3, 4]]
+
+
+def test_when_all_would_be_too_late_the_last_may_try() -> None:
+    async def scenario(bench: Bench) -> None:
+        now = asyncio.get_running_loop().time()
+        bench.batcher._pass_s = lambda size: 1000.0
+        first = await bench.hold()
+        *hopeless, last = [bench.batcher.submit(image(value), now + 50.0) for value in (1, 2, 3)]
+        over = bench.batcher.submit(image(4), now)
+        bench.model.is_free.set()
+        await first
+        assert (await last).tolist() == [3, 1]
+        for future in (*hopeless, over):
+            with pytest.raises(TimeoutError):
+                await future
+
+    assert run(scenario).model.batches == [[0], [3]]

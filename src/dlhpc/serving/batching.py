@@ -54,13 +54,16 @@ class Batcher:
         max_wait_s: float,
         observe: Observe,
         passed: Passed = lambda size, seconds: None,
+        pass_s: Callable[[int], float] = lambda size: 0.0,
     ) -> None:
+        """`pass_s` tells how long a pass of so many images takes, as far as that is known."""
         self._predict = predict
         self._executor = executor
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
         self._observe = observe
         self._passed = passed
+        self._pass_s = pass_s
         self._queue: deque[_Item] = deque()
         self._coming = 0
         self._running: tuple[int, float] | None = None
@@ -121,20 +124,30 @@ class Batcher:
             self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        batch: list[_Item] = []
-        while self._queue and len(batch) < self._max_batch_size:
-            item = self._queue.popleft()
-            if item.future.done():  # its client went away
-                continue
-            if item.deadline is not None and item.deadline <= now:
-                item.future.set_exception(TimeoutError("its deadline passed in the queue"))
-                continue
-            batch.append(item)
+        batch = self._next(now)
         if not batch:
             return
         self._running = len(batch), now
         work = loop.run_in_executor(self._executor, self._compute, [item.pixels for item in batch])
         work.add_done_callback(lambda done: self._deliver([item.future for item in batch], done))
+
+    def _next(self, now: float) -> list[_Item]:
+        """The next batch, without what would be too late. Were all of it, the last may try: its pass may be quick."""
+        done_at = now + self._pass_s(min(len(self._queue), self._max_batch_size))
+        batch: list[_Item] = []
+        late: list[_Item] = []
+        while self._queue and len(batch) < self._max_batch_size:
+            item = self._queue.popleft()
+            if item.future.done():  # its client went away
+                continue
+            (batch if item.deadline is None or item.deadline >= done_at else late).append(item)
+        may_try = [item for item in late if item.deadline is not None and item.deadline > now]
+        if not batch and may_try:
+            batch = may_try[-1:]
+        for item in late:
+            if not batch or item is not batch[0]:
+                item.future.set_exception(TimeoutError("its deadline would pass before its answer"))
+        return batch
 
     def _deliver(self, futures: list[asyncio.Future[Row]], done: asyncio.Future[list[Row | Exception]]) -> None:
         assert self._running is not None

@@ -58,6 +58,7 @@ class Replica:
             max_wait_s=spec.batching.max_wait_ms / 1000,
             observe=self._metrics.computed,
             passed=self._passed,
+            pass_s=self._pace.pass_s if "queue" in spec.guards else lambda size: 0.0,
         )
         predict = Predict(slot, self._batcher, self._readers, spec.limits)
         guarded_predict = guarded(predict, self._guard_list(spec, predict))

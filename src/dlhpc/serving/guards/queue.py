@@ -41,10 +41,10 @@ class Pace:
         if not waiting and running is None:
             return 0.0
         full, rest = divmod(waiting, self._max_batch_size)
-        left = 0.0 if running is None else max(self._of(running[0]) - running[1], 0.0)
-        return left + full * self._of(self._max_batch_size) + self._of(rest + 1)
+        left = 0.0 if running is None else max(self.pass_s(running[0]) - running[1], 0.0)
+        return left + full * self.pass_s(self._max_batch_size) + self.pass_s(rest + 1)
 
-    def _of(self, size: int) -> float:
+    def pass_s(self, size: int) -> float:
         """Seconds of a pass of this size; of the next smaller that was seen, or else the next larger."""
         scale = _scale(size)
         seen = (self._pass_s[each] for each in (*range(scale, -1, -1), *range(scale + 1, len(self._pass_s))))
