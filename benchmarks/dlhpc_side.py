@@ -64,7 +64,12 @@ def weights_file(way: str, name: str, label: int) -> str:
 def kill(way: str, kills: int) -> dict[str, Any]:
     """Kill publishers, then look at what they left, before and after a sweep."""
     longest_s = 3 * publish(way, "first", 10**6, "small")["seconds"]
-    killed = kill_publishers(lambda seed: publish(way, f"killed-{seed}", seed, "small"), kills, longest_s)
+    killed = kill_publishers(
+        lambda seed: artifact(seed, "small"),
+        lambda seed, made: REGISTRY.publish(made, f"killed-{seed}"),
+        kills,
+        longest_s,
+    )
     found = verify(REGISTRY)
     left = REGISTRY.gc(grace_s=0, dry_run=True).files
     REGISTRY.gc(grace_s=0)

@@ -51,7 +51,8 @@ def weights(seed: int, size: str) -> dict[str, np.ndarray]:
 
 def weights_on_disk(seed: int, size: str) -> Path:
     """The weights as a safetensors file."""
-    path = SCRATCH / "weights.safetensors"
+    path = SCRATCH / str(seed) / "weights.safetensors"
+    path.parent.mkdir(exist_ok=True)
     save_file(weights(seed, size), path)
     return path
 
@@ -160,7 +161,10 @@ def left_behind() -> int:
 def kill(way: str, kills: int) -> dict[str, Any]:
     """Kill publishers, then look at what they left, before and after `mlflow gc`."""
     longest_s = 3 * subprocess_publish(way)
-    killed = kill_publishers(lambda seed: publish(way, f"killed-{seed}", seed, "small"), kills, longest_s)
+    make, publish_made = WAYS[way]
+    killed = kill_publishers(
+        lambda seed: make(seed, "small"), lambda seed, made: publish_made(f"killed-{seed}", made), kills, longest_s
+    )
     versions = mlflow.MlflowClient().search_model_versions()
     unusable = sum(not usable(way, version.name, int(version.version)) for version in versions)
     left = left_behind()

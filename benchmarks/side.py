@@ -32,14 +32,20 @@ def serve(actions: dict[str, Callable[..., Any]]) -> None:
         print(json.dumps(reply), file=replies, flush=True)
 
 
-def kill_publishers(publish: Callable[[int], object], kills: int, longest_s: float) -> int:
-    """Fork publishers one after another, each killed (-9) at a random moment; how many were at work then."""
+def kill_publishers(
+    make: Callable[[int], Any], publish: Callable[[int, Any], object], kills: int, longest_s: float
+) -> int:
+    """Fork publishers one after another, each killed (-9) at a random moment; how many were at work then.
+
+    What they publish is made before they begin, so that a kill meets a publication and not its preparation.
+    """
     draw, killed = random.Random(0), 0
     for number in range(kills):
+        made = {seed: make(seed) for seed in range(4 * number, 4 * (number + 1))}
         child = os.fork()
         if child == 0:
-            for seed in range(1000 * number, 1000 * (number + 1)):
-                publish(seed)
+            for seed, each in made.items():
+                publish(seed, each)
             os._exit(0)
         time.sleep(draw.uniform(0, longest_s))
         os.kill(child, signal.SIGKILL)
