@@ -223,7 +223,8 @@ def table(rows: Iterable[dict[str, Any]], kinds: Iterable[str]) -> str:
 def main() -> None:
     """Try everything, print it, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES[:3], help=f"{' '.join(SIDES)}; the last needs torch in .venv/mlflow")
+    sides_help = f"{' '.join(SIDES)}; the last needs torch in .venv/mlflow"
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES[:3], help=sides_help)
     parser.add_argument("--rounds", type=int, default=9, help="timed publications of each side")
     parser.add_argument("--writers", type=int, default=8, help="new processes that publish at once")
     parser.add_argument("--publications", type=int, default=10, help="of each of them")
