@@ -139,6 +139,6 @@ def test_a_disk_that_is_full_costs_the_index_not_the_version(store, index, monke
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(label_index, "write_atomic", full)
+    monkeypatch.setattr(label_index, "replace", full)
     store.publish(sample(99), "pets")
     assert store.resolve("pets") == sample(99).digest

@@ -102,6 +102,17 @@ def test_open_it_refuses_and_says_for_how_long() -> None:
     assert changes == ["open"]
 
 
+def test_rounding_does_not_make_the_wait_longer() -> None:
+    made, _ = breaker()
+    now = 3.059
+    assert (now + SPEC.open_s) - now > SPEC.open_s
+    for _ in range(SPEC.min_requests):
+        ask(made, now, "bad")
+    with pytest.raises(Refusal) as caught:
+        made.enter(now)
+    assert (b"retry-after", b"5") in caught.value.headers
+
+
 def test_half_open_a_few_may_try_and_when_all_succeed_it_closes() -> None:
     made, changes = opened()
     first, second = made.enter(5.0), made.enter(5.0)

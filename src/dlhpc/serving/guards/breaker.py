@@ -86,7 +86,7 @@ class Breaker:
         if self.state == "open" and now >= self._open_until:
             self._become("half_open", "it may try again")
         if self.state == "open":
-            raise self._refusal(self._open_until - now)
+            raise self._refusal(min(self._open_until - now, self._spec.open_s))  # rounded, the difference can be more
         if self.state == "half_open":
             if self._trying + self._succeeded >= self._spec.probes:
                 raise self._refusal(1.0)
