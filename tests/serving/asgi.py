@@ -9,6 +9,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -99,13 +100,20 @@ async def call(
     receive: Receive | None = None,
     client: str = "198.51.100.7",
 ) -> Answer:
-    """One request by hand."""
+    """One request by hand; `path` is as it is sent."""
     answer = Answer()
 
     async def send(message: Message) -> None:
         answer.messages.append(message)
 
     raw = [(name.encode(), value.encode()) for name, value in headers]
-    scope = {"type": "http", "method": method, "path": path, "headers": raw, "client": (client, 50000)}
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": unquote(path),  # as servers give it
+        "raw_path": path.encode(),
+        "headers": raw,
+        "client": (client, 50000),
+    }
     await app(scope, receive or receiving(parts), send)
     return answer

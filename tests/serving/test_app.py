@@ -34,6 +34,10 @@ async def hang(request: Request) -> Reply:
     raise AssertionError("unreachable")
 
 
+async def name_parameters(request: Request) -> Reply:
+    return Reply(200, " ".join(f"{name}={value}" for name, value in request.parameters.items()).encode())
+
+
 class Counted:
     """An application, and what it was told to count."""
 
@@ -45,6 +49,7 @@ class Counted:
             "/break": {"POST": break_down},
             "/leave": {"POST": leave},
             "/hang": {"POST": hang},
+            "/of/{one}/and/{two}": {"GET": name_parameters},
         }
         self.app = App(routes, lambda route, status, seconds: self.seen.append((route, status)), **options)
 
@@ -94,13 +99,25 @@ def test_head_is_get_without_a_body() -> None:
     assert (answer.status, answer.content, answer.headers["content-length"]) == (200, b"", "3")
 
 
-@pytest.mark.parametrize("path", ["/", "/ECHO", "/echo/", "//echo", "/echo/../echo", "/%65cho", "/écho"])
+@pytest.mark.parametrize("path", ["/", "/ECHO", "/echo/", "//echo", "/echo/../echo", "/echo%2f", "/echo%00", "/écho"])
 def test_other_paths_are_not_found_and_counted_together(path: str) -> None:
     counted = Counted()
     answer = asyncio.run(call(counted.app, "GET", path))
     assert (answer.status, answer.json["code"]) == (404, "not_found")
     assert "/echo" in answer.json["detail"]
     assert counted.seen == [("", 404)]
+
+
+def test_a_handler_is_given_the_parameters_of_its_path_and_counted_by_its_pattern() -> None:
+    counted = Counted()
+    assert asyncio.run(call(counted.app, "GET", "/of/x/and/%79")).content == b"one=x two=y"
+    assert counted.seen == [("/of/{one}/and/{two}", 200)]
+
+
+def test_of_a_long_unknown_path_the_beginning_is_told() -> None:
+    answer = asyncio.run(call(Counted().app, "GET", "/" + "x" * 60_000))
+    assert answer.status == 404
+    assert len(answer.content) < 1000
 
 
 def test_other_methods_are_told_which_are_allowed() -> None:

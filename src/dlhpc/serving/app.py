@@ -11,27 +11,31 @@ from contextlib import suppress
 from typing import Any, Final
 
 from dlhpc.serving.exchange import PEER, ClientGone, Handler, Receive, Refusal, Reply, Request
+from dlhpc.serving.routes import Route, Routes
 from dlhpc.spec.wire import REQUEST_ID
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Observe = Callable[[str, int, float], None]
-"""Told of every answer: route (empty for unknown paths), status, seconds."""
+"""Told of every answer: route (its pattern, empty for unknown paths), status, seconds."""
 
 _REQUEST_ID: Final = REQUEST_ID.encode()
 _SANE_ID: Final = re.compile(rb"[!-~]{1,128}")
 _CLIENT_GONE: Final = 499
+_TOLD: Final = 100
+"""Characters of an unknown path that are sent back."""
 _log = logging.getLogger(__name__)
 
 
 class App:
     """Routes as an ASGI application.
 
-    `routes` maps path -> method -> handler. `in_ray` says that Ray Serve carries it: that adds an x-request-id header
-    to every reply, which is done here otherwise, and its proxy names the client in a header.
+    `routes` maps path -> method -> handler; a path may have parameters, `/models/{name}`, whose values a handler finds
+    in `request.parameters`. `in_ray` says that Ray Serve carries it: that adds an x-request-id header to every reply,
+    which is done here otherwise, and its proxy names the client in a header.
     """
 
     def __init__(self, routes: Mapping[str, Mapping[str, Handler]], observe: Observe, *, in_ray: bool = False) -> None:
-        self._routes = routes
+        self._routes = Routes(routes)
         self._observe = observe
         self._in_ray = in_ray
 
@@ -44,19 +48,21 @@ class App:
         request = Request(scope["method"], scope["path"], scope["headers"], receive, "")
         request.id = _request_id(request)
         request.peer = self._peer(scope, request)
-        route = request.path if request.path in self._routes else ""
+        route = self._routes.find(request.path, scope.get("raw_path") or b"")
+        if route is not None:
+            request.parameters = route.parameters
         status = _CLIENT_GONE
         try:
             with suppress(ClientGone):
-                reply = await self._answer(request)
+                reply = await self._answer(request, route)
                 await self._send(request, reply, send)
                 status = reply.status
         finally:  # a server that cancels the call of a client who left is told of as well
-            self._observe(route, status, time.perf_counter() - started)
+            self._observe("" if route is None else route.pattern, status, time.perf_counter() - started)
 
-    async def _answer(self, request: Request) -> Reply:
+    async def _answer(self, request: Request, route: Route | None) -> Reply:
         try:
-            return await self._handler(request)(request)
+            return await self._handler(request, route)(request)
         except Refusal as refusal:
             return refusal.reply(request.id)
         except ClientGone:
@@ -66,10 +72,11 @@ class App:
             fault = Refusal("internal_error", "this is a fault of the server; its log has the request's id")
             return fault.reply(request.id)
 
-    def _handler(self, request: Request) -> Handler:
-        methods = self._routes.get(request.path)
-        if methods is None:
-            raise Refusal("not_found", f"{request.path!r} is not served; there are: {', '.join(self._routes)}")
+    def _handler(self, request: Request, route: Route | None) -> Handler:
+        if route is None:
+            told = repr(request.path[:_TOLD]) + ("..." if len(request.path) > _TOLD else "")
+            raise Refusal("not_found", f"{told} is not served; there are: {', '.join(self._routes.paths)}")
+        methods = route.methods
         handler = methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
             allowed = ", ".join(methods)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from dlhpc.spec.wire import PROBLEM_TYPE, PROBLEMS, FieldError, problem
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Hold = Callable[[int], None]
 Headers = tuple[tuple[bytes, bytes], ...]
+_NO_PARAMETERS: Final[Mapping[str, str]] = {}
 
 
 class ClientGone(Exception):  # noqa: N818 - it is no error of ours
@@ -89,6 +90,7 @@ class Request:
         "is_whole",
         "key",
         "method",
+        "parameters",
         "path",
         "peer",
     )
@@ -106,6 +108,8 @@ class Request:
         self.path = path
         self.headers = headers
         self.id = request_id
+        self.parameters: Mapping[str, str] = _NO_PARAMETERS
+        """What stood in the path for the parameters of its route."""
         self.peer = peer
         """Address of who opened the connection; empty where the server does not know it."""
         self.key: ApiKey | None = None
