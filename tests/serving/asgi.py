@@ -15,7 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from dlhpc.serving.plan import plan_of
+from dlhpc.serving.replica import Replica
 from dlhpc.serving.slots import Slot
+from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import ModelInfo
 
 Message = dict[str, Any]
@@ -31,6 +34,11 @@ def brightness(inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 SLOT = Slot(INFO, brightness)
+
+
+def replica_of(slot: Slot, spec: ServingSpec, replica_id: str) -> Replica:
+    """A replica with one version."""
+    return Replica(plan_of(slot.info), lambda info: slot, spec, replica_id)
 
 
 def png(value: int = 200, size: tuple[int, int] = (6, 4), mode: str = "L", format: str = "PNG") -> bytes:

@@ -13,17 +13,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from dlhpc.errors import ConflictError
 from dlhpc.serving.exporter import Exporter, exporter_app, listen
 from dlhpc.serving.health import Snapshot, health
-from dlhpc.serving.replica import Replica
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import HealthReply
-from tests.serving.asgi import SLOT, body, call
+from tests.serving.asgi import SLOT, body, call, replica_of
 
 
 class Fleet:
     """Two replicas; the first has answered once."""
 
     def __init__(self) -> None:
-        self.replicas = [Replica(SLOT, ServingSpec(), name) for name in ("r1", "r2")]
+        self.replicas = [replica_of(SLOT, ServingSpec(), name) for name in ("r1", "r2")]
         asyncio.run(call(self.replicas[0].app, parts=[body()]))
         self.asked_for_metrics: list[bool] = []
 

@@ -14,7 +14,7 @@ from dlhpc.monitoring.metrics import exposition
 from dlhpc.serving.replica import Replica
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import BatchingSpec, LimitsSpec, ServingSpec
-from tests.serving.asgi import INFO, SLOT, Answer, body, brightness, call, png
+from tests.serving.asgi import INFO, SLOT, Answer, body, brightness, call, png, replica_of
 
 
 class Held:
@@ -39,7 +39,7 @@ def predict(replica: Replica) -> asyncio.Task[Answer]:
 async def held(spec: ServingSpec) -> tuple[Held, Replica, asyncio.Task[Answer]]:
     """A replica that is computing its first prediction."""
     model = Held()
-    replica = Replica(Slot(INFO, model), spec, "r1")
+    replica = replica_of(Slot(INFO, model), spec, "r1")
     first = predict(replica)
     await asyncio.to_thread(model.has_begun.wait, 60)
     return model, replica, first
@@ -52,7 +52,7 @@ async def settle() -> None:
 
 
 def test_a_prediction_is_answered_and_counted() -> None:
-    replica = Replica(SLOT, ServingSpec(), "r1")
+    replica = replica_of(SLOT, ServingSpec(), "r1")
     answer = asyncio.run(call(replica.app, parts=[body(png(255))]))
     assert (answer.status, answer.json["label"]) == (200, "light")
     assert "x-request-id" in answer.headers
@@ -64,11 +64,11 @@ def test_a_prediction_is_answered_and_counted() -> None:
 
 
 def test_metrics_are_sent_only_when_asked_for() -> None:
-    assert Replica(SLOT, ServingSpec(), "r1").snapshot(with_metrics=False).families == ()
+    assert replica_of(SLOT, ServingSpec(), "r1").snapshot(with_metrics=False).families == ()
 
 
 def test_health_is_served_beside_predictions() -> None:
-    replica = Replica(SLOT, ServingSpec(), "r1")
+    replica = replica_of(SLOT, ServingSpec(), "r1")
     assert asyncio.run(call(replica.app, "GET", "/readyz")).status == 200
     assert asyncio.run(call(replica.app, "GET", "/health")).json["models"][0]["name"] == "m:1"
     assert asyncio.run(call(replica.app, "GET", "/predict")).status == 405
@@ -136,7 +136,7 @@ def test_the_batch_wait_is_the_specs(wait_ms: float, sizes: list[int]) -> None:
     async def scenario() -> Held:
         model = Held()
         model.is_free.set()
-        replica = Replica(Slot(INFO, model), ServingSpec(batching=BatchingSpec(max_wait_ms=wait_ms)), "r1")
+        replica = replica_of(Slot(INFO, model), ServingSpec(batching=BatchingSpec(max_wait_ms=wait_ms)), "r1")
         rest: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         slow = asyncio.create_task(call(replica.app, receive=rest.get))  # its body is still coming
         await settle()
@@ -153,7 +153,7 @@ def test_the_batch_wait_is_the_specs(wait_ms: float, sizes: list[int]) -> None:
 
 def test_a_client_that_leaves_while_sending_makes_room() -> None:
     async def scenario() -> None:
-        replica = Replica(SLOT, ServingSpec(limits=LimitsSpec(max_concurrent=1)), "r1")
+        replica = replica_of(SLOT, ServingSpec(limits=LimitsSpec(max_concurrent=1)), "r1")
         assert (await call(replica.app, parts=[b"{", None])).messages == []
         assert replica.snapshot().in_flight == 0
         assert (await predict(replica)).status == 200

@@ -28,7 +28,8 @@ class Snapshot:
     """What a replica tells the supervisor about itself."""
 
     replica: str
-    model: ModelInfo
+    models: tuple[ModelInfo, ...]
+    """What it serves; that of the default model first."""
     in_flight: int
     is_full: bool
     is_draining: bool
@@ -50,7 +51,7 @@ def health(phase: Phase, snapshots: Sequence[Snapshot], uptime_s: float) -> Heal
         replicas=len(snapshots),
         in_flight=sum(each.in_flight for each in snapshots),
         uptime_s=round(uptime_s, 3),
-        models=tuple({each.model.digest: each.model for each in snapshots}.values()),
+        models=tuple({(info.name, info.digest): info for each in snapshots for info in each.models}.values()),
     )
 
 

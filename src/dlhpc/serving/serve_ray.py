@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from dlhpc.serving.exporter import Exporter, exporter_app, listen
 from dlhpc.serving.guards.auth import authenticate
 from dlhpc.serving.haproxy import PID_FILE, install
 from dlhpc.serving.health import Snapshot
+from dlhpc.serving.plan import plan_of
 from dlhpc.serving.processes import command_line, end_processes, wait_for
 from dlhpc.serving.ray_settings import ray_settings
 from dlhpc.serving.replica import Replica
@@ -128,7 +130,7 @@ class RayReplica:
         add_port = internals.add_port_to_grpc_server
         internals.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", LOOPBACK))
         replica_id = ray_serve.get_replica_context().replica_tag
-        self._replica = Replica(load_slot(spec, info), spec, replica_id, in_ray=True)
+        self._replica = Replica(plan_of(info), partial(load_slot, spec), spec, replica_id, in_ray=True)
 
     def __serve_build_asgi_app__(self) -> App:
         return self._replica.app

@@ -126,6 +126,7 @@ PROBLEMS: Final[dict[str, Kind]] = {
     "unauthenticated": Kind(401, "A valid API key is needed"),
     "forbidden": Kind(403, "The API key does not admit to this"),
     "not_found": Kind(404, "There is nothing at this path"),
+    "unknown_model": Kind(404, "There is no such model"),
     "method_not_allowed": Kind(405, "This path does not take this method"),
     "request_timeout": Kind(408, "The request took too long to arrive"),
     "body_too_large": Kind(413, "The body is too large"),

@@ -16,7 +16,7 @@ from dlhpc.serving.health import Snapshot, health
 from dlhpc.serving.replica import Replica
 from dlhpc.spec.serving import AuthSpec, RateLimitsSpec, RateSpec, ServingSpec
 from dlhpc.spec.wire import HealthReply
-from tests.serving.asgi import SLOT, Answer, body, call, receiving
+from tests.serving.asgi import SLOT, Answer, body, call, receiving, replica_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SLOW = RateSpec(per_second=0.001, burst=1)
@@ -129,7 +129,7 @@ def asked(replica: Replica, *keys: str | None) -> list[Answer]:
 
 
 def test_a_replica_asks_for_a_key_and_health_does_not(holders: Holders) -> None:
-    replica = Replica(SLOT, ServingSpec(auth=AuthSpec(keys=holders.path)), "r1")
+    replica = replica_of(SLOT, ServingSpec(auth=AuthSpec(keys=holders.path)), "r1")
     answers = asked(replica, None, holders.metrics, holders.predict)
     assert [each.status for each in answers] == [401, 403, 200]
     assert answers[0].json["code"] == "unauthenticated"
@@ -144,14 +144,14 @@ def test_a_replica_asks_for_a_key_and_health_does_not(holders: Holders) -> None:
 
 
 def test_predictions_can_be_open_while_keys_exist(holders: Holders) -> None:
-    replica = Replica(SLOT, ServingSpec(auth=AuthSpec(keys=holders.path, open_predict=True)), "r1")
+    replica = replica_of(SLOT, ServingSpec(auth=AuthSpec(keys=holders.path, open_predict=True)), "r1")
     assert [each.status for each in asked(replica, None, holders.predict, "x")] == [200, 200, 401]
 
 
 def test_a_key_has_the_limit_of_its_own_and_others_of_the_same_address_have_theirs(holders: Holders) -> None:
     limits = RateLimitsSpec(per_client=RateSpec(per_second=0.001, burst=2))
     spec = ServingSpec(auth=AuthSpec(keys=holders.path, open_predict=True), rate_limits=limits)
-    answers = asked(Replica(SLOT, spec, "r1"), *[holders.slow] * 2, *[holders.predict] * 3, *[None] * 3)
+    answers = asked(replica_of(SLOT, spec, "r1"), *[holders.slow] * 2, *[holders.predict] * 3, *[None] * 3)
     assert [each.status for each in answers] == [200, 429, 200, 200, 429, 200, 200, 429]
     assert answers[0].headers["ratelimit-policy"] == '"client";q=1;w=1000'
 

@@ -20,7 +20,7 @@ from dlhpc.serving.guards.breaker import PARTS, Breaker, Outcome, Ticket, Window
 from dlhpc.serving.replica import Replica
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import BreakerSpec, ServingSpec
-from tests.serving.asgi import INFO, Answer, body, brightness, call, png, receiving
+from tests.serving.asgi import INFO, Answer, body, brightness, call, png, receiving, replica_of
 
 SPEC = BreakerSpec(
     window_s=10.0, min_requests=4, failure_ratio=0.5, slow_pass_s=2.0, min_passes=2, open_s=5.0, probes=2
@@ -310,7 +310,7 @@ def states(replica: Replica) -> dict[tuple[str, ...], float]:
 def test_a_replica_leaves_a_failing_version_alone_and_comes_back(caplog: pytest.LogCaptureFixture) -> None:
     model = Ill()
     spec = ServingSpec(breaker=BreakerSpec(min_requests=4, open_s=0.02, probes=1))
-    replica = Replica(Slot(INFO, model), spec, "r1")
+    replica = replica_of(Slot(INFO, model), spec, "r1")
 
     async def scenario() -> list[Answer]:
         failed = [await call(replica.app, parts=[body()]) for _ in range(4)]
@@ -337,7 +337,7 @@ def test_a_replica_leaves_a_failing_version_alone_and_comes_back(caplog: pytest.
 
 
 def test_it_can_be_switched_off() -> None:
-    replica = Replica(Slot(INFO, Ill()), ServingSpec(breaker=BreakerSpec(enabled=False, min_requests=1)), "r1")
+    replica = replica_of(Slot(INFO, Ill()), ServingSpec(breaker=BreakerSpec(enabled=False, min_requests=1)), "r1")
 
     async def scenario() -> list[int]:
         return [(await call(replica.app, parts=[body()])).status for _ in range(6)]

@@ -22,7 +22,7 @@ from dlhpc.serving.guards.cache import REPLY_OVERHEAD, Replies, cached, reply_ke
 from dlhpc.serving.replica import Replica
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import AuthSpec, CacheSpec, ServingSpec
-from tests.serving.asgi import INFO, SLOT, Answer, body, brightness, call, png, receiving
+from tests.serving.asgi import INFO, SLOT, Answer, body, brightness, call, png, receiving, replica_of
 from tests.serving.test_replica import Held, settle
 
 EXECUTOR = ThreadPoolExecutor(1)
@@ -262,7 +262,7 @@ class Counting:
 def asked_of(spec: ServingSpec, *requests: tuple[bytes, str]) -> tuple[Counting, list[Answer], Replica]:
     """A replica's answers to (image, key)."""
     model = Counting()
-    replica = Replica(Slot(INFO, model), spec, "r1")
+    replica = replica_of(Slot(INFO, model), spec, "r1")
 
     async def scenario() -> list[Answer]:
         return [
@@ -322,7 +322,7 @@ def test_holders_of_keys_share_only_when_told_to(tmp_path: Path, shared: bool, i
 
 
 def test_a_hit_needs_the_right_type_all_the_same() -> None:
-    replica = Replica(SLOT, ServingSpec(cache=CACHE), "r1")
+    replica = replica_of(SLOT, ServingSpec(cache=CACHE), "r1")
 
     async def scenario() -> Answer:
         await call(replica.app, parts=[body()])
@@ -334,7 +334,7 @@ def test_a_hit_needs_the_right_type_all_the_same() -> None:
 def test_equal_images_in_flight_share_one_pass() -> None:
     async def scenario() -> list[Answer]:
         model = Held()
-        replica = Replica(Slot(INFO, model), ServingSpec(cache=CACHE), "r1")
+        replica = replica_of(Slot(INFO, model), ServingSpec(cache=CACHE), "r1")
         tasks = [asyncio.create_task(call(replica.app, parts=[body()])) for _ in range(6)]
         await settle()
         model.is_free.set()

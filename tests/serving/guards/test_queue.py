@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from dlhpc.serving.exchange import Refusal, Reply, Request
 from dlhpc.serving.guards.queue import Pace, queue
-from dlhpc.serving.replica import Replica
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import BatchingSpec, ServingSpec
-from tests.serving.asgi import INFO, Answer, body, call, receiving
+from tests.serving.asgi import INFO, Answer, body, call, receiving, replica_of
 from tests.serving.test_replica import Held, settle
 
 
@@ -95,8 +94,8 @@ def test_a_replica_refuses_at_once_what_its_queue_makes_hopeless(is_on: bool, st
     async def scenario() -> tuple[Answer, list[int]]:
         model = Held()
         spec = ServingSpec(batching=BatchingSpec(max_batch_size=1, refuse_hopeless=is_on))
-        replica = Replica(Slot(INFO, model), spec, "r1")
-        replica._pace.passed(1, 3600.0)
+        replica = replica_of(Slot(INFO, model), spec, "r1")
+        replica.models.lane().pace.passed(1, 3600.0)
         first = asyncio.create_task(call(replica.app, parts=[body()]))
         await asyncio.to_thread(model.has_begun.wait, 60)
         second = await call(replica.app, parts=[body()], headers=[("x-deadline-ms", "50")])

@@ -13,7 +13,7 @@ from dlhpc.serving.exchange import Refusal, Reply, Request
 from dlhpc.serving.guards.rate_limit import Buckets, RateLimits, rate_limit
 from dlhpc.serving.replica import Replica
 from dlhpc.spec.serving import RateLimitsSpec, RateSpec, ServingSpec
-from tests.serving.asgi import SLOT, Answer, body, call, receiving
+from tests.serving.asgi import SLOT, Answer, body, call, receiving, replica_of
 
 RATES = st.builds(
     RateSpec, per_second=st.floats(0.01, 1000.0, allow_nan=False), burst=st.integers(min_value=1, max_value=50)
@@ -150,7 +150,7 @@ def test_a_refusal_from_further_in_has_the_headers_too() -> None:
 
 def statuses(spec: ServingSpec, *requests: tuple[str, str]) -> tuple[list[Answer], Replica]:
     """The answers of a replica to (client's address, X-Forwarded-For)."""
-    replica = Replica(SLOT, spec, "r1")
+    replica = replica_of(SLOT, spec, "r1")
 
     async def scenario() -> list[Answer]:
         return [

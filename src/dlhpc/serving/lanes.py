@@ -1,0 +1,115 @@
+"""A lane: one version of a model in a replica, with a batcher, a thread and guards of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from dlhpc.monitoring.metrics import ReplicaMetrics
+from dlhpc.serving.batching import Batcher
+from dlhpc.serving.exchange import Guard, Handler, Reply, Request, guarded
+from dlhpc.serving.guards.breaker import Breaker, broken
+from dlhpc.serving.guards.cache import Replies, cached
+from dlhpc.serving.guards.queue import Pace, queue
+from dlhpc.serving.plan import key_of
+from dlhpc.serving.slots import Slot
+from dlhpc.spec.serving import ServingSpec
+
+
+class Answering(Protocol):
+    """How a protocol answers with one version."""
+
+    async def __call__(self, request: Request) -> Reply:
+        """The reply; Refusal for what cannot be answered."""
+        ...
+
+    async def body(self, request: Request) -> bytes:
+        """A request's body, when its type is right."""
+        ...
+
+
+Answers = Callable[["Lane"], Answering]
+"""Makes the handler of a protocol for a lane."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all lanes of a replica share."""
+
+    spec: ServingSpec
+    metrics: ReplicaMetrics
+    replies: Replies
+    readers: Executor
+    """Threads that decode large images."""
+    protocols: Mapping[str, Answers]
+
+
+class Lane:
+    """One loaded version, ready to answer in every protocol.
+
+    What a version's requests share with no other version's is here: batches, pace, breaker, replies in the making.
+    """
+
+    def __init__(self, slot: Slot, around: Surroundings) -> None:
+        self.slot = slot
+        self.info = slot.info
+        self.in_flight = 0
+        """Requests that are being answered here."""
+        self._around = around
+        spec, metrics = around.spec, around.metrics
+        self._thread = ThreadPoolExecutor(1, "model")
+        self.pace = Pace(spec.batching.max_batch_size)
+        self._breaker = Breaker(self.info.name, spec.breaker, partial(metrics.guards.breaker_became, self.info.digest))
+        metrics.guards.breaker_is(self.info.digest, self._breaker.state)
+        metrics.serves(self.info.name, self.info.digest, self.info.backend, self.info.verification)
+        self.batcher = Batcher(
+            slot.predictor,
+            self._thread,
+            max_batch_size=spec.batching.max_batch_size,
+            max_wait_s=spec.batching.max_wait_ms / 1000,
+            observe=metrics.computed,
+            passed=self._passed,
+            pass_s=self.pace.pass_s if "queue" in spec.guards else lambda size: 0.0,
+        )
+        self._handlers = {name: self._guarded(answers(self)) for name, answers in around.protocols.items()}
+
+    async def answer(self, protocol: str, request: Request) -> Reply:
+        """A request's reply in one of the protocols. The lane is kept until it is there, whatever is served by then."""
+        self.in_flight += 1
+        try:
+            return await self._handlers[protocol](request)
+        finally:
+            self.in_flight -= 1
+
+    def close(self) -> None:
+        """Let go of the model. Nothing may be in flight, and nothing come any more."""
+        self._thread.shutdown(wait=False)
+
+    def _guarded(self, answering: Answering) -> Handler:
+        """A protocol's handler behind the guards that each version has of its own, in the spec's order."""
+        around, guards = self._around, self._around.metrics.guards
+        makers: dict[str, Callable[[], Guard]] = {
+            "cache": lambda: cached(
+                around.replies,
+                key_of(self.info),
+                answering.body,
+                around.readers,
+                guards.cache_asked,
+                is_shared=around.spec.cache.shared,
+            ),
+            "breaker": lambda: broken(self._breaker),
+            "queue": lambda: queue(self._expected_s, lambda: guards.shed("hopeless")),
+        }
+        return guarded(answering, [makers[name]() for name in around.spec.guards if name in makers])
+
+    def _expected_s(self) -> float:
+        """Seconds until a request that comes now would be answered."""
+        return self.pace.expected(self.batcher.waiting, self.batcher.running(time.monotonic()))
+
+    def _passed(self, size: int, seconds: float) -> None:
+        self.pace.passed(size, seconds)
+        self._breaker.passed(seconds, time.monotonic())
