@@ -162,6 +162,18 @@ def test_without_a_wait_nothing_waits() -> None:
     assert run(scenario, max_wait_s=0.0).model.batches == [[1]]
 
 
+def test_a_client_of_one_image_does_not_wait_for_all_of_another() -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.hold()
+        greedy = [bench.batcher.submit(image(value), client="greedy") for value in range(20, 26)]
+        polite = bench.batcher.submit(image(1), client="polite")
+        assert (bench.batcher.ahead("greedy"), bench.batcher.ahead("polite"), bench.batcher.ahead("new")) == (7, 3, 2)
+        bench.model.is_free.set()
+        await asyncio.gather(first, polite, *greedy)
+
+    assert run(scenario).model.batches == [[0], [20, 1, 21, 22], [23, 24, 25]]
+
+
 @pytest.mark.parametrize("place", [0, 1, 2, 3])
 def test_a_poisoned_image_fails_alone(place: int) -> None:
     async def scenario(bench: Bench) -> None:
@@ -257,12 +269,12 @@ def test_it_tells_what_waits_and_how_long_passes_take() -> None:
         loop = asyncio.get_running_loop()
         passes: list[tuple[int, float]] = []
         bench.batcher._passed = lambda size, seconds: passes.append((size, seconds))
-        assert (bench.batcher.waiting, bench.batcher.running(loop.time())) == (0, None)
+        assert (bench.batcher.ahead(""), bench.batcher.running(loop.time())) == (0, None)
         before = loop.time()
         first = await bench.hold()
         others = bench.submit(1, POISON)
         with bench.batcher.coming():
-            assert bench.batcher.waiting == 3
+            assert bench.batcher.ahead("") == 3
         after = loop.time()
         running = bench.batcher.running(after)
         assert running is not None
@@ -272,7 +284,7 @@ def test_it_tells_what_waits_and_how_long_passes_take() -> None:
         await asyncio.gather(first, *others, return_exceptions=True)
         assert [size for size, _ in passes] == [1, 2]  # the one that failed too
         assert passes[0][1] >= running[1]
-        assert (bench.batcher.waiting, bench.batcher.running(loop.time())) == (0, None)
+        assert (bench.batcher.ahead(""), bench.batcher.running(loop.time())) == (0, None)
 
     run(scenario)
 

@@ -88,6 +88,26 @@ def test_above_the_limit_predictions_are_refused_at_once_and_health_is_told() ->
     asyncio.run(scenario())
 
 
+def test_one_client_that_sends_many_at_once_does_not_make_another_wait_for_all_of_them() -> None:
+    async def scenario() -> list[int]:
+        model, replica, first = await held(ServingSpec(batching=BatchingSpec(max_batch_size=2)))
+        done: list[int] = []
+
+        async def ask(number: int, client: str) -> None:
+            assert (await call(replica.app, parts=[body()], client=client)).status == 200
+            done.append(number)
+
+        greedy = [asyncio.create_task(ask(number, "192.0.2.1")) for number in range(200)]
+        await settle()
+        polite = asyncio.create_task(ask(200, "192.0.2.2"))
+        await settle()
+        model.is_free.set()
+        await asyncio.gather(first, polite, *greedy)
+        return done
+
+    assert asyncio.run(scenario()).index(200) < 4
+
+
 def test_draining_completes_what_is_in_flight_and_refuses_the_rest() -> None:
     async def scenario() -> None:
         model, replica, first = await held(ServingSpec())

@@ -1,15 +1,15 @@
 """The micro-batcher: requests that are there together share one forward pass; nobody waits without a reason.
 
-While the model computes, requests gather; when it is free, all that gathered go at once. Only when others are being
-read at that moment does a batch wait for them, and never longer than `max_wait_s`. An image on which the model fails,
-fails alone: the batch is cut in halves until the culprit is found.
+While the model computes, requests gather; when it is free, all that gathered go at once, or when these are more than
+fit, as many of each client as of any other. Only when others are being read at that moment does a batch wait for them,
+and never longer than `max_wait_s`. An image on which the model fails, fails alone: the batch is cut in halves until the
+culprit is found.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from dlhpc.serving.fair_queue import FairQueue
 
 Pixels = npt.NDArray[np.uint8]
 Row = npt.NDArray[np.float32]
@@ -64,7 +66,7 @@ class Batcher:
         self._observe = observe
         self._passed = passed
         self._pass_s = pass_s
-        self._queue: deque[_Item] = deque()
+        self._queue = FairQueue[_Item]()
         self._coming = 0
         self._running: tuple[int, float] | None = None
         self._is_scheduled = False
@@ -81,23 +83,23 @@ class Batcher:
             if not self._coming and self._timer is not None:
                 self._schedule()
 
-    @property
-    def waiting(self) -> int:
-        """Images that wait for their forward pass or are being read."""
-        return len(self._queue) + self._coming
+    def ahead(self, client: str) -> int:
+        """Of those that wait or are being read, how many would go before an image that this client sends now."""
+        return self._queue.ahead(client) + self._coming
 
     def running(self, now: float) -> tuple[int, float] | None:
         """The batch that is being computed, as its images and the seconds since it began; None when none is."""
         return None if self._running is None else (self._running[0], now - self._running[1])
 
-    def submit(self, pixels: Pixels, deadline: float | None = None) -> asyncio.Future[Row]:
+    def submit(self, pixels: Pixels, deadline: float | None = None, client: str = "") -> asyncio.Future[Row]:
         """The future class probabilities of one image. Cancelling it takes the image out of its batch.
 
+        Clients get their turns in a queue that is longer than a batch: `client` is who sent it.
         When it is not computed by `deadline`, on the event loop's clock, it never is: TimeoutError.
         """
         loop = asyncio.get_running_loop()
         item = _Item(pixels, loop.create_future(), deadline)
-        self._queue.append(item)
+        self._queue.push(client, item)
         if self._running is None:
             self._schedule()
         return item.future
@@ -137,7 +139,7 @@ class Batcher:
         batch: list[_Item] = []
         late: list[_Item] = []
         while self._queue and len(batch) < self._max_batch_size:
-            item = self._queue.popleft()
+            item = self._queue.pop()
             if item.future.done():  # its client went away
                 continue
             (batch if item.deadline is None or item.deadline >= done_at else late).append(item)

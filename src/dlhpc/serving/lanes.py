@@ -14,6 +14,7 @@ from dlhpc.serving.batching import Batcher
 from dlhpc.serving.exchange import Guard, Handler, Reply, Request, guarded
 from dlhpc.serving.guards.breaker import Breaker, broken
 from dlhpc.serving.guards.cache import Replies, cached
+from dlhpc.serving.guards.client_address import client_of, networks
 from dlhpc.serving.guards.queue import Pace, queue
 from dlhpc.serving.plan import key_of
 from dlhpc.serving.slots import Slot
@@ -59,6 +60,7 @@ class Lane:
         self.info = slot.info
         self.in_flight = 0
         """Requests that are being answered here."""
+        self.client_of = partial(client_of, trusted=networks(around.spec.trusted_proxies))
         self._around = around
         spec, metrics = around.spec, around.metrics
         self._thread = ThreadPoolExecutor(1, "model")
@@ -106,9 +108,10 @@ class Lane:
         }
         return guarded(answering, [makers[name]() for name in around.spec.guards if name in makers])
 
-    def _expected_s(self) -> float:
+    def _expected_s(self, request: Request) -> float:
         """Seconds until a request that comes now would be answered."""
-        return self.pace.expected(self.batcher.waiting, self.batcher.running(time.monotonic()))
+        ahead = self.batcher.ahead(self.client_of(request))
+        return self.pace.expected(ahead, self.batcher.running(time.monotonic()))
 
     def _passed(self, size: int, seconds: float) -> None:
         self.pace.passed(size, seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
@@ -29,18 +30,27 @@ _log = logging.getLogger(__name__)
 class Predict:
     """Handles `POST /predict` with one slot."""
 
-    def __init__(self, slot: Slot, batcher: Batcher, readers: Executor, limits: LimitsSpec) -> None:
+    def __init__(
+        self,
+        slot: Slot,
+        batcher: Batcher,
+        readers: Executor,
+        limits: LimitsSpec,
+        client: Callable[[Request], str] = lambda request: request.peer,
+    ) -> None:
+        """`client` tells who sent a request: the batcher is fair over clients."""
         self._slot = slot
         self._batcher = batcher
         self._readers = readers
         self._limits = limits
+        self._client = client
 
     async def __call__(self, request: Request) -> Reply:
         """The reply; Refusal for anything that cannot be answered, TimeoutError for what is too late to be computed."""
         with self._batcher.coming():
             pixels = await self._read(await self.body(request))
         try:
-            row = await self._batcher.submit(pixels, request.deadline)
+            row = await self._batcher.submit(pixels, request.deadline, self._client(request))
         except TimeoutError:
             raise
         except Exception as error:

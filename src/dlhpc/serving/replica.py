@@ -45,7 +45,7 @@ class Replica:
         self._replies = Replies(spec.cache.max_bytes, self._guards.cache_evicted)
         readers = ThreadPoolExecutor(READERS, "read")
         protocols: dict[str, Answers] = {
-            "predict": lambda lane: Predict(lane.slot, lane.batcher, readers, spec.limits),
+            "predict": lambda lane: Predict(lane.slot, lane.batcher, readers, spec.limits, lane.client_of),
         }
         self.models = Models(plan, load, Surroundings(spec, self._metrics, self._replies, readers, protocols))
         self._front = self._front_guards(spec)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from dlhpc.serving.guards.client_address import client_address, networks
+from dlhpc.serving.api_keys import new_key
+from dlhpc.serving.exchange import Request
+from dlhpc.serving.guards.client_address import client_address, client_of, networks
+from tests.serving.asgi import receiving
 
 TRUSTED = networks(["10.0.0.0/8", "2001:db8::/32"])
 
@@ -31,3 +36,12 @@ TRUSTED = networks(["10.0.0.0/8", "2001:db8::/32"])
 )
 def test_the_nearest_address_that_is_not_trusted_counts(peer: str, forwarded: bytes | None, address: str) -> None:
     assert client_address(peer, forwarded, TRUSTED) == address
+
+
+def test_a_client_is_its_key_and_only_without_one_its_address() -> None:
+    headers = [(b"x-forwarded-for", b"203.0.113.9")]
+    request = Request("POST", "/predict", headers, receiving([]), "id", "10.0.0.1")
+    assert client_of(request, TRUSTED) == "203.0.113.9"
+    assert client_of(request, ()) == "10.0.0.1"
+    _, request.key = new_key("ci", ["predict"], datetime.now(UTC))
+    assert client_of(request, TRUSTED) == f"key {request.key.id}"

@@ -74,7 +74,7 @@ def test_a_hopeless_request_is_told_when_to_come_again(expected: float, deadline
     asked = Request("POST", "/predict", [], receiving([]), "id")
     asked.deadline = deadline
     with pytest.raises(Refusal, match="are left") as caught:
-        asyncio.run(queue(lambda: expected, lambda: seen.append(None), lambda: 100.0)(answer)(asked))
+        asyncio.run(queue(lambda request: expected, lambda: seen.append(None), lambda: 100.0)(answer)(asked))
     assert caught.value.code == "overloaded"
     assert (b"retry-after", retry_after) in caught.value.headers
     assert len(seen) == 1
@@ -84,7 +84,7 @@ def test_a_hopeless_request_is_told_when_to_come_again(expected: float, deadline
 def test_others_pass(deadline: float | None) -> None:
     asked = Request("POST", "/predict", [], receiving([]), "id")
     asked.deadline = deadline
-    assert asyncio.run(queue(lambda: 5.0, lambda: None, lambda: 100.0)(answer)(asked)).status == 200
+    assert asyncio.run(queue(lambda request: 5.0, lambda: None, lambda: 100.0)(answer)(asked)).status == 200
 
 
 @pytest.mark.parametrize(("is_on", "status"), [(True, 503), (False, 504)])

@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
+from dlhpc.serving.exchange import Request
+
 Network = IPv4Network | IPv6Network
 
 
 def networks(texts: Sequence[str]) -> tuple[Network, ...]:
     """Networks as the spec writes them."""
     return tuple(ip_network(text) for text in texts)
+
+
+def client_of(request: Request, trusted: tuple[Network, ...]) -> str:
+    """Whom a request is counted for: its API key, or without one the address that it comes from."""
+    if request.key is not None:
+        return f"key {request.key.id}"
+    return client_address(request.peer, request.header(b"x-forwarded-for"), trusted)
 
 
 @lru_cache(4096)

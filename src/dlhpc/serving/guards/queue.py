@@ -57,14 +57,14 @@ def _scale(size: int) -> int:
 
 
 def queue(
-    expected_s: Callable[[], float], observe: Callable[[], None], now: Callable[[], float] = time.monotonic
+    expected_s: Callable[[Request], float], observe: Callable[[], None], now: Callable[[], float] = time.monotonic
 ) -> Guard:
     """The guard that refuses what is not expected to be answered before its deadline, and tells `observe`."""
 
     def wrap(handler: Handler) -> Handler:
         async def queued(request: Request) -> Reply:
             if request.deadline is not None:
-                expected, left = HEADROOM * expected_s(), request.deadline - now()
+                expected, left = HEADROOM * expected_s(request), request.deadline - now()
                 if expected > left:
                     observe()
                     raise _hopeless(expected, left)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
 from dlhpc.serving.exchange import Guard, Handler, Headers, Refusal, Reply, Request
-from dlhpc.serving.guards.client_address import client_address, networks
+from dlhpc.serving.guards.client_address import client_of, networks
 from dlhpc.spec.serving import RateLimitsSpec, RateSpec
 
 MOST_KEYS: Final = 100_000
@@ -163,10 +163,8 @@ def rate_limit(
 
     def wrap(handler: Handler) -> Handler:
         async def limited(request: Request) -> Reply:
-            if request.key is not None:
-                client, own = f"key {request.key.id}", request.key.rate
-            else:
-                client, own = client_address(request.peer, request.header(b"x-forwarded-for"), trusted), None
+            client = client_of(request, trusted)
+            own = request.key.rate if request.key is not None else None
             limits.enter(client, now(), own)
             try:
                 reply = await handler(request)
