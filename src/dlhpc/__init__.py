@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from dlhpc.api import load_run as load_run
     from dlhpc.api import train as train
     from dlhpc.backends import load_backend as load_backend
+    from dlhpc.client import AsyncClient as AsyncClient
     from dlhpc.client import Client as Client
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncClient": "dlhpc.client",
     "Client": "dlhpc.client",
     "Registry": "dlhpc.api",
     "evaluate": "dlhpc.api",
@@ -38,7 +40,7 @@ _HOMES = {
     "train": "dlhpc.api",
 }
 
-__all__ = ["Client", "Registry", "evaluate", "load_backend", "load_run", "optimizers", "train"]
+__all__ = ["AsyncClient", "Client", "Registry", "evaluate", "load_backend", "load_run", "optimizers", "train"]
 
 
 def __getattr__(name: str) -> Any:

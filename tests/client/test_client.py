@@ -3,65 +3,22 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 
 from dlhpc.client import Client, RequestError
-from dlhpc.client.client import image_bytes
-from dlhpc.errors import NotFoundError
-from dlhpc.spec.wire import HealthReply, PredictReply, problem
-
-REPLY = PredictReply(
-    index=1, label="cat", probabilities={"dog": 0.25, "cat": 0.75}, model="m:1", digest="sha256:00", request_id="r"
-)
-
-
-class Clock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-        self.slept: list[float] = []
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.time += seconds
-
+from dlhpc.errors import NotFoundError, UsageError
+from dlhpc.spec.wire import HealthReply, PredictReply
+from tests.client.answers import OK, REPLY, Clock, in_turn, refusal
 
 def client(answer: Callable[[httpx.Request], httpx.Response], clock: Clock | None = None) -> Client:
     clock = clock or Clock()
     return Client("http://server", transport=httpx.MockTransport(answer), sleep=clock.sleep, now=clock.now)
-
-
-def in_turn(*responses: httpx.Response | Exception) -> Callable[[httpx.Request], httpx.Response]:
-    queue = list(responses)
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        response = queue.pop(0)
-        if isinstance(response, Exception):
-            raise response
-        return response
-
-    return answer
-
-
-def refusal(code: str, retry_after: str | None = None) -> httpx.Response:
-    body = problem(code, "because", "r")
-    headers = {} if retry_after is None else {"retry-after": retry_after}
-    return httpx.Response(body.status, content=body.model_dump_json(), headers=headers)
-
-
-OK = httpx.Response(200, content=REPLY.model_dump_json(by_alias=True))
 
 
 def test_sends_the_images_bytes_as_base64_and_types_the_reply() -> None:
@@ -127,6 +84,110 @@ def test_an_answer_of_another_program_is_shown() -> None:
         client(in_turn(httpx.Response(200, text="<html>"))).predict(b"x")
 
 
+def test_a_call_has_one_request_id_and_says_how_long_is_left() -> None:
+    seen: list[httpx.Request] = []
+    answers = in_turn(refusal("overloaded", "2"), httpx.ConnectError("refused"), OK)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return answers(request)
+
+    asking = client(answer)
+    asking.predict(b"an image", deadline_s=10.0)
+    assert len({request.headers["x-request-id"] for request in seen}) == 1
+    left = [int(request.headers["x-deadline-ms"]) for request in seen]
+    assert left[0] == 10_000
+    assert 7_000 < left[1] <= 8_000
+    assert left[2] < left[1]
+    assert seen[2].extensions["timeout"]["read"] == pytest.approx(left[2] / 1000, abs=0.002)
+    answers = in_turn(OK, OK)
+    asking.predict(b"another")
+    asking.predict(b"another", request_id="mine")
+    assert len({request.headers["x-request-id"] for request in seen}) == 3
+    assert seen[-1].headers["x-request-id"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("of_client", "of_call", "path"),
+    [
+        (None, None, "/predict"),
+        ("digits", None, "/models/digits/predict"),
+        ("digits", "cats@production", "/models/cats@production/predict"),
+        (None, "a/b?c", "/models/a%2Fb%3Fc/predict"),
+    ],
+)
+def test_a_model_is_asked_by_its_name(of_client: str | None, of_call: str | None, path: str) -> None:
+    seen: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url.raw_path)
+        return OK
+
+    asking = Client("http://server", model=of_client, transport=httpx.MockTransport(answer))
+    asking.predict(b"x", model=of_call)
+    list(asking.predict_many([b"x"], model=of_call))
+    assert seen == [path.encode()] * 2
+
+
+def test_many_are_read_no_further_ahead_than_twice_the_concurrency() -> None:
+    read = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b"x"
+
+    replies = client(lambda request: OK).predict_many(endless(), concurrency=2)
+    for taken in range(1, 50):
+        assert next(replies) == REPLY
+        assert read <= taken + 4
+    replies.close()  # type: ignore[attr-defined]
+
+
+def test_many_are_asked_at_once_and_never_more_than_that() -> None:
+    at_once = threading.Barrier(3, timeout=60)
+    lock, now, most = threading.Lock(), 0, 0
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        at_once.wait()
+        with lock:
+            now -= 1
+        return OK
+
+    assert list(client(answer).predict_many([b"x"] * 9, concurrency=3)) == [REPLY] * 9
+    assert most == 3
+
+
+def test_whoever_stops_early_asks_no_more() -> None:
+    asked = 0
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        return OK
+
+    replies = client(answer).predict_many([b"x"] * 100, concurrency=1)
+    next(replies)
+    replies.close()  # type: ignore[attr-defined]
+    assert asked <= 4
+
+
+@pytest.mark.parametrize(("deadline_s", "concurrency"), [(0.0, 1), (float("nan"), 1), (1.0, 0)])
+def test_impossible_numbers_are_refused(deadline_s: float, concurrency: int) -> None:
+    with pytest.raises(UsageError, match="deadline_s is|concurrency is 0"):
+        next(client(in_turn(OK)).predict_many([b"x"], concurrency=concurrency, deadline_s=deadline_s))
+
+
+def test_a_client_shows_whom_it_asks_and_never_its_key() -> None:
+    asking = Client("https://server/", model="digits", api_key="the-key")
+    assert repr(asking) == "Client('https://server', model='digits', deadline_s=30)"
+
+
 def test_many_keep_their_order_and_their_errors(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         image = base64.b64decode(json.loads(request.content)["image"])
@@ -152,29 +213,6 @@ def test_readiness() -> None:
         assert [asking.is_ready() for _ in range(3)] == [True, False, False]
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3)])
-def test_pixels_become_a_png_without_loss(shape: tuple[int, ...]) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    back = np.asarray(Image.open(io.BytesIO(image_bytes(pixels))))
-    assert np.array_equal(back.reshape(shape), pixels)
-
-
-def test_a_pillow_image_and_a_file_are_images_too(tmp_path: Path) -> None:
-    picture = Image.new("L", (3, 2), 7)
-    picture.save(tmp_path / "a.png")
-    assert np.asarray(Image.open(io.BytesIO(image_bytes(picture)))).tolist() == [[7] * 3] * 2
-    assert image_bytes(str(tmp_path / "a.png")) == (tmp_path / "a.png").read_bytes()
-
-
-def test_what_is_no_image_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="float64 came"):
-        image_bytes(np.zeros((2, 2)))
-    with pytest.raises(RequestError, match=r"\(2, 2, 7\) came"):
-        image_bytes(np.zeros((2, 2, 7), np.uint8))
-    with pytest.raises(NotFoundError, match=r"missing\.png"):
-        image_bytes(tmp_path / "missing.png")
-
-
 def test_a_url_that_is_none_is_refused() -> None:
     with pytest.raises(RequestError, match="not a URL like"):
         Client("http://[::1")
@@ -193,16 +231,3 @@ def test_the_api_key_goes_with_every_request() -> None:
     assert seen == ["Bearer the-key", None]
     with pytest.raises(RequestError, match="API key"):
         Client("http://server", api_key="schlüssel…")
-
-
-def test_the_server_is_told_how_long_the_client_waits() -> None:
-    seen: list[str] = []
-    answers = in_turn(refusal("overloaded", "2"), httpx.Response(200, content=REPLY.model_dump_json(by_alias=True)))
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request.headers["x-deadline-ms"])
-        return answers(request)
-
-    client(answer).predict(b"an image", deadline_s=10.0)
-    assert seen[0] == "10000"
-    assert 7000 < int(seen[1]) <= 8000

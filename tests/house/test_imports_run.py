@@ -71,7 +71,7 @@ def test_optimizers_of_one_framework_come_without_the_other(framework: str) -> N
 
 
 def test_an_unknown_name_says_what_there_is() -> None:
-    with pytest.raises(AttributeError, match=r"no attribute 'trian'; it offers Client, .*train"):
+    with pytest.raises(AttributeError, match=r"no attribute 'trian'; it offers AsyncClient, Client, .*train"):
         dlhpc.trian  # noqa: B018
     with pytest.raises(AttributeError, match=r"'dlhpc.optimizers' has no attribute 'mlx_optimizers'"):
         dlhpc.optimizers.mlx_optimizers  # noqa: B018

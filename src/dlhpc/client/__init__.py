@@ -1,5 +1,8 @@
-"""The HTTP client of a dlhpc server. Needs no framework, and nothing else of dlhpc but the wire format."""
+"""The HTTP clients of a dlhpc server. They need no framework, and nothing else of dlhpc but the wire format."""
 
-from dlhpc.client.client import Client, ImageLike, RequestError
+from dlhpc.client.async_client import AsyncClient
+from dlhpc.client.client import Client, Outcome
+from dlhpc.client.images import ImageLike
+from dlhpc.client.replies import RequestError, UnreachableError
 
-__all__ = ["Client", "ImageLike", "RequestError"]
+__all__ = ["AsyncClient", "Client", "ImageLike", "Outcome", "RequestError", "UnreachableError"]
