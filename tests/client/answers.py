@@ -11,7 +11,11 @@ from dlhpc.spec.wire import PredictReply, problem
 REPLY = PredictReply(
     index=1, label="cat", probabilities={"dog": 0.25, "cat": 0.75}, model="m:1", digest="sha256:00", request_id="r"
 )
-OK = httpx.Response(200, content=REPLY.model_dump_json(by_alias=True))
+
+
+def ok() -> httpx.Response:
+    """REPLY as a server sends it."""
+    return httpx.Response(200, content=REPLY.model_dump_json(by_alias=True))
 
 
 class Clock:

@@ -19,7 +19,7 @@ from dlhpc.client import AsyncClient, RequestError, UnreachableError
 from dlhpc.client.async_client import INLINE_BYTES
 from dlhpc.errors import NotFoundError, UsageError
 from dlhpc.spec.wire import HealthReply, PredictReply
-from tests.client.answers import OK, REPLY, Clock, in_turn, refusal
+from tests.client.answers import REPLY, Clock, in_turn, ok, refusal
 
 Answer = Callable[[httpx.Request], httpx.Response | Coroutine[Any, Any, httpx.Response]]
 
@@ -32,7 +32,7 @@ def client(answer: Answer, clock: Clock | None = None, **options: Any) -> AsyncC
 
 def test_it_asks_again_until_the_deadline_with_one_id() -> None:
     clock, seen = Clock(), []
-    answers = in_turn(refusal("overloaded", "2"), httpx.ConnectError("away"), OK)
+    answers = in_turn(refusal("overloaded", "2"), httpx.ConnectError("away"), ok())
 
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request)
@@ -82,7 +82,7 @@ def test_files_and_pixels_are_read_away_from_the_event_loop(tmp_path: Path, monk
     monkeypatch.setattr("dlhpc.client.async_client.predict_body", body)
 
     async def ask() -> None:
-        asking = client(lambda request: OK)
+        asking = client(lambda request: ok())
         for image in (tmp_path / "a.png", np.zeros((2, 2), np.uint8), b"small", b"x" * (INLINE_BYTES + 1)):
             await asking.predict(image)
 
@@ -132,7 +132,7 @@ def test_many_are_read_no_further_ahead_than_twice_the_concurrency_and_asked_no_
         most = max(most, now)
         await asyncio.sleep(0)
         now -= 1
-        return OK
+        return ok()
 
     async def ask() -> None:
         taken = 0
@@ -175,7 +175,7 @@ def test_an_iterator_that_blocks_does_not_hold_the_loop_up() -> None:
 
     async def ask() -> list[Any]:
         asyncio.get_running_loop().call_soon(turned.set)
-        return [reply async for reply in client(lambda request: OK).predict_many(images())]
+        return [reply async for reply in client(lambda request: ok()).predict_many(images())]
 
     assert asyncio.run(ask()) == [REPLY]
 
@@ -200,7 +200,7 @@ def test_closing_cancels_what_is_in_flight() -> None:
 
     async def answer(request: httpx.Request) -> httpx.Response:
         if echo(request).json()["label"] == "quick":
-            return OK
+            return ok()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:

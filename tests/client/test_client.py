@@ -14,7 +14,8 @@ import pytest
 from dlhpc.client import Client, RequestError
 from dlhpc.errors import NotFoundError, UsageError
 from dlhpc.spec.wire import HealthReply, PredictReply
-from tests.client.answers import OK, REPLY, Clock, in_turn, refusal
+from tests.client.answers import REPLY, Clock, in_turn, ok, refusal
+
 
 def client(answer: Callable[[httpx.Request], httpx.Response], clock: Clock | None = None) -> Client:
     clock = clock or Clock()
@@ -26,7 +27,7 @@ def test_sends_the_images_bytes_as_base64_and_types_the_reply() -> None:
 
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return OK
+        return ok()
 
     assert client(answer).predict(b"\x89PNG") == REPLY
     assert seen[0].url == "http://server/predict"
@@ -36,7 +37,7 @@ def test_sends_the_images_bytes_as_base64_and_types_the_reply() -> None:
 def test_retries_what_may_succeed_later_and_waits_at_least_retry_after() -> None:
     clock = Clock()
     away = httpx.ConnectError("refused")
-    answer = in_turn(refusal("overloaded", "2"), away, refusal("unavailable"), OK)
+    answer = in_turn(refusal("overloaded", "2"), away, refusal("unavailable"), ok())
     assert client(answer, clock).predict(b"x") == REPLY
     assert clock.slept[0] >= 2
     assert len(clock.slept) == 3
@@ -86,7 +87,7 @@ def test_an_answer_of_another_program_is_shown() -> None:
 
 def test_a_call_has_one_request_id_and_says_how_long_is_left() -> None:
     seen: list[httpx.Request] = []
-    answers = in_turn(refusal("overloaded", "2"), httpx.ConnectError("refused"), OK)
+    answers = in_turn(refusal("overloaded", "2"), httpx.ConnectError("refused"), ok())
 
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request)
@@ -100,7 +101,7 @@ def test_a_call_has_one_request_id_and_says_how_long_is_left() -> None:
     assert 7_000 < left[1] <= 8_000
     assert left[2] < left[1]
     assert seen[2].extensions["timeout"]["read"] == pytest.approx(left[2] / 1000, abs=0.002)
-    answers = in_turn(OK, OK)
+    answers = in_turn(ok(), ok())
     asking.predict(b"another")
     asking.predict(b"another", request_id="mine")
     assert len({request.headers["x-request-id"] for request in seen}) == 3
@@ -121,7 +122,7 @@ def test_a_model_is_asked_by_its_name(of_client: str | None, of_call: str | None
 
     def answer(request: httpx.Request) -> httpx.Response:
         seen.append(request.url.raw_path)
-        return OK
+        return ok()
 
     asking = Client("http://server", model=of_client, transport=httpx.MockTransport(answer))
     asking.predict(b"x", model=of_call)
@@ -138,7 +139,7 @@ def test_many_are_read_no_further_ahead_than_twice_the_concurrency() -> None:
             read += 1
             yield b"x"
 
-    replies = client(lambda request: OK).predict_many(endless(), concurrency=2)
+    replies = client(lambda request: ok()).predict_many(endless(), concurrency=2)
     for taken in range(1, 50):
         assert next(replies) == REPLY
         assert read <= taken + 4
@@ -157,7 +158,7 @@ def test_many_are_asked_at_once_and_never_more_than_that() -> None:
         at_once.wait()
         with lock:
             now -= 1
-        return OK
+        return ok()
 
     assert list(client(answer).predict_many([b"x"] * 9, concurrency=3)) == [REPLY] * 9
     assert most == 3
@@ -169,7 +170,7 @@ def test_whoever_stops_early_asks_no_more() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         nonlocal asked
         asked += 1
-        return OK
+        return ok()
 
     replies = client(answer).predict_many([b"x"] * 100, concurrency=1)
     next(replies)
@@ -179,8 +180,8 @@ def test_whoever_stops_early_asks_no_more() -> None:
 
 @pytest.mark.parametrize(("deadline_s", "concurrency"), [(0.0, 1), (float("nan"), 1), (1.0, 0)])
 def test_impossible_numbers_are_refused(deadline_s: float, concurrency: int) -> None:
-    with pytest.raises(UsageError, match="deadline_s is|concurrency is 0"):
-        next(client(in_turn(OK)).predict_many([b"x"], concurrency=concurrency, deadline_s=deadline_s))
+    with pytest.raises(UsageError, match=r"deadline_s is|concurrency is 0"):
+        next(client(in_turn(ok())).predict_many([b"x"], concurrency=concurrency, deadline_s=deadline_s))
 
 
 def test_a_client_shows_whom_it_asks_and_never_its_key() -> None:

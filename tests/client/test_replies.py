@@ -7,7 +7,7 @@ import pytest
 
 from dlhpc.client.replies import RequestError, parsed, refusal
 from dlhpc.spec.wire import PredictReply
-from tests.client.answers import OK, REPLY
+from tests.client.answers import REPLY, ok
 from tests.client.answers import refusal as refused
 
 REQUEST = httpx.Request("POST", "http://server/predict")
@@ -19,7 +19,7 @@ def with_request(response: httpx.Response) -> httpx.Response:
 
 
 def test_a_reply_is_typed_and_readable() -> None:
-    reply = parsed(PredictReply, with_request(OK))
+    reply = parsed(PredictReply, with_request(ok()))
     assert reply == REPLY
     assert reply.probability == 0.75
     assert repr(reply) == "PredictReply(label='cat', probability=0.75, model='m:1', request_id='r')"

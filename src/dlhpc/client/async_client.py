@@ -186,8 +186,10 @@ async def _each(images: Iterable[ImageLike] | AsyncIterable[ImageLike]) -> Async
     else:
         iterator = iter(images)
 
-        def following() -> ImageLike | None:
-            return next(iterator, None)
+        def following() -> tuple[ImageLike] | None:
+            for image in iterator:
+                return (image,)
+            return None
 
-        while (image := await asyncio.to_thread(following)) is not None:
-            yield image
+        while (found := await asyncio.to_thread(following)) is not None:
+            yield found[0]

@@ -88,16 +88,16 @@ class Attempts:
 
     def told(self, error: httpx.RequestError | TimeoutError) -> RequestError:
         """What a user is told of an attempt without an answer."""
-        tries = f" in {self.tries} attempts" if self.tries > 1 else ""
+        tries = f" ({self.tries} attempts)" if self.tries > 1 else ""
         what = str(error) or type(error).__name__
         kind: type[RequestError] = RequestError
         if isinstance(error, _NOT_REACHED):
             kind = UnreachableError
-            message = f"{self._url}: cannot be reached{tries}: {what}; is `dlhpc serve` running there?"
+            message = f"{self._url}: cannot be reached: {what}{tries}; is `dlhpc serve` running there?"
         elif isinstance(error, (httpx.TimeoutException, TimeoutError)):
             message = f"{self._url}{self._path}: no answer within {self._deadline_s:.3g} s{tries}: see deadline_s"
         else:
-            message = f"{self._url}{self._path}: the connection ended before the answer{tries}: {what}"
+            message = f"{self._url}{self._path}: the connection ended before the answer: {what}{tries}"
         return kind(message, request_id=self.request_id, tries=self.tries)
 
     def _count_lost(self, error: RequestError) -> None:

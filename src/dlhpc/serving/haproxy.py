@@ -24,7 +24,10 @@ LONGEST_S: Final = 24 * 3600
 PID_FILE: Final = "haproxy.pid"
 
 _PAGES: Final = {
-    502: ("unavailable", "the replica that had this request went away: send it again"),
+    502: (
+        "replica_lost",
+        "the replica that had this request went away: send it once more, and not again if that is lost too",
+    ),
     503: ("unavailable", "no replica can take requests now: the model is being loaded, or the server stops"),
     504: ("deadline_exceeded", "the replica did not answer in time"),
 }

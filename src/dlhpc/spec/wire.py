@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -52,6 +53,16 @@ class PredictReply(_Body):
     """The same as `sha256:<hex>`, which names its every bit."""
     request_id: str
     """The request's x-request-id, or one made for it."""
+
+    @property
+    def probability(self) -> float:
+        """Probability of the most probable class."""
+        return self.probabilities[self.label]
+
+    def __repr_args__(self) -> Iterator[tuple[str, object]]:
+        """What a person looks for; the probabilities of a thousand classes are not among it."""
+        yield from (("label", self.label), ("probability", self.probability))
+        yield from (("model", self.model), ("request_id", self.request_id))
 
 
 class ModelInfo(_Body):
@@ -138,6 +149,7 @@ PROBLEMS: Final[dict[str, Kind]] = {
     "rate_limited": Kind(429, "There were too many requests"),
     "internal_error": Kind(500, "The server failed"),
     "prediction_failed": Kind(500, "The model failed on this input"),
+    "replica_lost": Kind(503, "The replica that had the request went away"),
     "overloaded": Kind(503, "The server has too much to do"),
     "draining": Kind(503, "The server is stopping"),
     "breaker_open": Kind(503, "The model is failing"),
