@@ -143,7 +143,7 @@ def test_many_are_read_no_further_ahead_than_twice_the_concurrency() -> None:
     for taken in range(1, 50):
         assert next(replies) == REPLY
         assert read <= taken + 4
-    replies.close()  # type: ignore[attr-defined]
+    replies.close()
 
 
 def test_many_are_asked_at_once_and_never_more_than_that() -> None:
@@ -174,7 +174,7 @@ def test_whoever_stops_early_asks_no_more() -> None:
 
     replies = client(answer).predict_many([b"x"] * 100, concurrency=1)
     next(replies)
-    replies.close()  # type: ignore[attr-defined]
+    replies.close()
     assert asked <= 4
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", *sorted(ROOT.glob("docs/*.md"))]
 LONG_S = 900.0
 RUN_NOW = {"bash", "bash server", "python", "yaml", "json"}
+RUN_SLOWLY = {"bash slow", "bash slow server", "python slow"}
 
 
 def with_kinds(kinds: set[str]) -> list[Path]:
@@ -40,20 +41,20 @@ def test_the_document_works(path: Path, workspace: Workspace) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("path", with_kinds({"bash slow"}), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", with_kinds(RUN_SLOWLY), ids=lambda path: path.name)
 def test_the_slow_parts_of_the_document_work(path: Path, workspace: Workspace) -> None:
-    for block in blocks(path):
-        if block.kind == "bash slow":
-            for command in command_lines(block.text):
-                workspace.succeed(command, timeout_s=LONG_S)
+    with ExitStack() as servers:
+        for block in blocks(path):
+            if block.kind in RUN_SLOWLY:
+                _check(block, workspace, servers, timeout_s=LONG_S)
 
 
-def _check(block: Block, workspace: Workspace, servers: ExitStack) -> None:
+def _check(block: Block, workspace: Workspace, servers: ExitStack, *, timeout_s: float = 280.0) -> None:
     print(f"{block} ({block.kind})")
-    match block.kind:
+    match block.kind.replace(" slow", ""):
         case "bash":
             for command in command_lines(block.text):
-                workspace.succeed(command)
+                workspace.succeed(command, timeout_s=timeout_s)
         case "bash server":
             (command,) = command_lines(block.text)
             servers.enter_context(workspace.server(command))

@@ -4,5 +4,6 @@ from dlhpc.client.async_client import AsyncClient
 from dlhpc.client.client import Client, Outcome
 from dlhpc.client.images import ImageLike
 from dlhpc.client.replies import RequestError, UnreachableError
+from dlhpc.spec.wire import PredictReply
 
-__all__ = ["AsyncClient", "Client", "ImageLike", "Outcome", "RequestError", "UnreachableError"]
+__all__ = ["AsyncClient", "Client", "ImageLike", "Outcome", "PredictReply", "RequestError", "UnreachableError"]

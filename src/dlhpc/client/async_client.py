@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -72,7 +72,7 @@ class AsyncClient:
         concurrency: int = 8,
         model: str | None = None,
         deadline_s: float | None = None,
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome]:
         """Classify many, `concurrency` at a time: a reply or the error of each, in order, as soon as it is known.
 
         `images` may be an async iterable; it is read as replies are taken, at most 2 x `concurrency` ahead, so it may

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self
@@ -88,7 +88,7 @@ class Client:
         concurrency: int = 8,
         model: str | None = None,
         deadline_s: float | None = None,
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome]:
         """Classify many, `concurrency` at a time: a reply or the error of each, in order.
 
         `images` is read as replies are taken, at most 2 x `concurrency` ahead: it may be endless. Whoever stops early
@@ -157,7 +157,7 @@ class Client:
 
 def _in_order(
     one: Callable[[ImageLike], Outcome], images: Iterable[ImageLike], concurrency: int, most: int
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """`one` of each on so many threads; what is done is given before more is read."""
     waiting: deque[Future[Outcome]] = deque()
     threads = ThreadPoolExecutor(concurrency, "dlhpc-client")
