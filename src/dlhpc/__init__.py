@@ -6,6 +6,7 @@
     digest   = registry.publish(artifact, name="digits-mlp")
     predict  = registry.get("digits-mlp").predictor(backend="torch")
     client   = dlhpc.Client("http://127.0.0.1:8000"); client.predict(image)
+    replies  = dlhpc.AsyncClient("http://127.0.0.1:8000").predict_many(images)  # async for
     report   = dlhpc.evaluate("digits-mlp", registry=registry)
     learner  = dlhpc.load_backend("flax").learner(run)
     update   = dlhpc.optimizers.flax_optimizers.build(run.optimizer)
