@@ -12,8 +12,9 @@ import pytest
 from dlhpc.api import Registry
 from dlhpc.cli.main import main
 from dlhpc.serving import serve_ray
+from dlhpc.serving.plan import Plan
+from dlhpc.serving.versions import first_plan
 from dlhpc.spec.serving import ServingSpec
-from dlhpc.spec.wire import ModelInfo
 from tests.registry.samples import sample
 from tests.registry.test_signing import generated
 
@@ -30,9 +31,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[ServingSpec]:
     """Specs that reach the server, which says that it is ready and ends."""
     specs: list[ServingSpec] = []
 
-    def serve(spec: ServingSpec, ready: Callable[[ModelInfo], None]) -> None:
+    def serve(spec: ServingSpec, ready: Callable[[Plan], None]) -> None:
         specs.append(spec)
-        ready(serve_ray.published(spec))
+        ready(first_plan(spec))
 
     monkeypatch.setattr(serve_ray, "serve", serve)
     return specs
@@ -120,6 +121,7 @@ def test_ready_is_told_on_stderr_and_with_json_on_stdout(
         "model": "cats:1",
         "digest": f"sha256:{sample(1).digest}",
         "backend": "flax",
+        "models": {"cats": f"sha256:{sample(1).digest}"},
     }
 
 

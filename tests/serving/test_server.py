@@ -188,6 +188,7 @@ def test_it_says_when_it_is_ready(server: Server) -> None:
         "model": "digits:1",
         "digest": digest,
         "backend": "flax",
+        "models": {"digits": digest},
     }
     assert f"ready: POST {server.url}/predict" in server.log.read_text()
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from dlhpc.spec.base import PositiveInt, Spec
+from dlhpc.spec.base import Name, PositiveInt, Spec
 from dlhpc.spec.build import BAD, Builder
 from dlhpc.spec.load_yaml import parse
 from dlhpc.spec.suggest import Words
@@ -50,6 +50,9 @@ class _Inner(Spec):
 
 class _Outer(Spec):
     """Outer."""
+
+    named: dict[Name, _Inner] = Field(default_factory=dict)
+    """Named."""
 
     first: Block
     """First."""

@@ -42,6 +42,32 @@ def test_what_cannot_be_is_refused_by_its_key(setting: str) -> None:
         load_serving(None, overrides=[setting], environ={})
 
 
+def test_models_are_named_by_the_user_and_joined_over_the_layers(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("models:\n  cats: {ref: cats}\n  dogs: {ref: dogs}\n")
+    (tmp_path / "serve.yaml").write_text("extends: base.yaml\nmodels:\n")
+    spec = load_serving(tmp_path / "serve.yaml", overrides=["models.dogs.ref=dogs@production"], environ={})
+    assert {name: served.ref for name, served in spec.models.items()} == {"cats": "cats", "dogs": "dogs@production"}
+    assert load_serving(None, overrides=["models=null"], environ={}) == ServingSpec()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("models: {Cats: {ref: cats}}", "1:10: models.Cats: 'Cats' came, expected a name of lower-case letters"),
+        ("models: {cats: {rev: cats}}", "1:17: models.cats.rev: unknown key; did you mean 'ref'?"),
+        ("models: {cats: {}}", "1:10: models.cats.ref: missing, expected a text"),
+        ("models: {cats: cats@production}", "1:16: models.cats: text 'cats@production' came, expected a mapping with"),
+        ("models: cats", "1:9: models: text 'cats' came, expected a mapping from names to mappings"),
+        ("model: cats\nmodels: {cats: {ref: cats}}", "model is 'cats' and models has cats: keep one of the two"),
+    ],
+)
+def test_what_is_wrong_with_models_is_told_where_it_stands(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "serve.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_serving(tmp_path / "serve.yaml", environ={})
+    assert told in str(caught.value)
+
+
 def test_settings_come_from_the_environment_too() -> None:
     environ = {"DLHPC_SERVING__PORT": "9000", "DLHPC_SERVING__LIMITS__DEADLINE_S": "2.5"}
     spec = load_serving(None, environ=environ)

@@ -11,8 +11,8 @@ import click
 from dlhpc.cli.locations import HELP, LOCATION
 
 if TYPE_CHECKING:
+    from dlhpc.serving.plan import Plan
     from dlhpc.spec.serving import ServingSpec
-    from dlhpc.spec.wire import ModelInfo
 
 
 @click.command(
@@ -55,11 +55,13 @@ def command(ref: str | None, config: Path | None, root: str | None, overrides: t
 
     given = [f"{key}={json.dumps(str(value))}" for key, value in (("model", ref), ("registry", root)) if value]
     spec = load_serving(config, overrides=[*overrides, *given])
-    serve(spec, lambda info: _ready(spec, info, as_json))
+    serve(spec, lambda plan: _ready(spec, plan, as_json))
 
 
-def _ready(spec: ServingSpec, info: ModelInfo, as_json: bool) -> None:
+def _ready(spec: ServingSpec, plan: Plan, as_json: bool) -> None:
     if as_json:
-        told = {"url": spec.url, "metrics": spec.metrics_url}
-        click.echo(json.dumps({**told, "model": info.name, "digest": info.digest, "backend": info.backend}))
+        info = plan.models[0].stable
+        told = {"url": spec.url, "metrics": spec.metrics_url, "model": info.name, "digest": info.digest}
+        models = {model.name: model.stable.digest for model in plan.models}
+        click.echo(json.dumps({**told, "backend": info.backend, "models": models}))
     click.echo(f"ready: POST {spec.url}/predict, metrics at {spec.metrics_url}; Ctrl-C stops", err=True)

@@ -24,11 +24,7 @@ from typing import Any, Final
 import httpx
 
 from dlhpc import errors
-from dlhpc.backends import load_backend
 from dlhpc.errors import ConfigError, DlhpcError, MissingExtraError, ServingError
-from dlhpc.registry.artifact import Artifact
-from dlhpc.registry.cache import NodeCache
-from dlhpc.registry.store import Registry
 from dlhpc.serving.api_keys import KeyFile
 from dlhpc.serving.app import App
 from dlhpc.serving.exchange import Guard
@@ -36,15 +32,14 @@ from dlhpc.serving.exporter import Exporter, exporter_app, listen
 from dlhpc.serving.guards.auth import authenticate
 from dlhpc.serving.haproxy import PID_FILE, install
 from dlhpc.serving.health import Snapshot
-from dlhpc.serving.plan import plan_of
+from dlhpc.serving.plan import Plan
 from dlhpc.serving.processes import command_line, end_processes, wait_for
 from dlhpc.serving.ray_settings import ray_settings
 from dlhpc.serving.replica import Replica
-from dlhpc.serving.slots import Slot
 from dlhpc.serving.supervisor import Stop, Supervisor
+from dlhpc.serving.versions import first_plan, load_slot
 from dlhpc.spec.location import absolute
 from dlhpc.spec.serving import ServingSpec
-from dlhpc.spec.wire import ModelInfo
 
 APPLICATION: Final = "dlhpc"
 LOOPBACK: Final = "127.0.0.1"
@@ -57,8 +52,8 @@ LONGEST_FOLDER: Final = 40
 _log = logging.getLogger(__name__)
 
 
-def serve(spec: ServingSpec, ready: Callable[[ModelInfo], None]) -> None:
-    """Serve a model of the registry until SIGTERM or Ctrl-C, then drain. `ready` is called once it answers.
+def serve(spec: ServingSpec, ready: Callable[[Plan], None]) -> None:
+    """Serve models of the registry until SIGTERM or Ctrl-C, then drain. `ready` is called once they answer.
 
     Raises NotFoundError without such a model, IntegrityError when it is damaged, ConflictError when a port is taken,
     MissingExtraError when a library is not installed, ServingError when the server does not start.
@@ -67,15 +62,16 @@ def serve(spec: ServingSpec, ready: Callable[[ModelInfo], None]) -> None:
     with ExitStack() as stack:
         stack.enter_context(stop.on_signals())
         metrics_guards = _metrics_guards(spec)
-        info = published(spec)
-        _say(f"starting: {info.name} ({info.digest[:19]}...) on {info.backend}, {spec.replicas} replica(s)")
+        plan = first_plan(spec)
+        for info in plan.versions.values():
+            _say(f"starting: {info.name} ({info.digest[:19]}...) on {info.backend}, {spec.replicas} replica(s)")
         _say(f"guards: {' > '.join(spec.guards)}")
         listen(spec.host, spec.port, "port").close()
         listener = stack.enter_context(listen(spec.host, spec.metrics_port, "metrics_port"))
-        cluster = RayCluster(spec, info, _folder(spec, stack))
+        cluster = RayCluster(spec, plan, _folder(spec, stack))
         supervisor = Supervisor(cluster, spec, _say)
         stack.callback(Exporter(exporter_app(supervisor.look, metrics_guards), listener).stop)
-        supervisor.run(stop, lambda: ready(info))
+        supervisor.run(stop, lambda: ready(plan))
 
 
 def _metrics_guards(spec: ServingSpec) -> list[Guard]:
@@ -85,44 +81,10 @@ def _metrics_guards(spec: ServingSpec) -> list[Guard]:
     return [authenticate(KeyFile(spec.auth.keys, time.monotonic()), "metrics", lambda reason: None)]
 
 
-def published(spec: ServingSpec) -> ModelInfo:
-    """The version that a spec stands for, verified: every replica serves this one, whatever is published meanwhile."""
-    registry = Registry(spec.registry, load_backend)
-    ref = spec.model or registry.newest().ref
-    artifact = _verified(registry, spec, ref)
-    names = [version.ref for version in registry.labels(artifact.digest)]
-    asked = [name for name in names if name.partition(":")[0] == re.split("[:@]", ref)[0]]
-    shape = artifact.manifest.run.model.input_shape
-    assert shape is not None  # a registry holds resolved runs only
-    return ModelInfo(
-        name=(asked or names or [ref])[-1],
-        digest=f"sha256:{artifact.digest}",
-        backend=artifact.manifest.run.backend if spec.backend == "auto" else spec.backend,
-        classes=artifact.classes,
-        input_shape=shape,
-        verification=spec.verification.mode,
-    )
-
-
-def load_slot(spec: ServingSpec, info: ModelInfo) -> Slot:
-    """Load a version, verified once more, and warm it up."""
-    artifact = _verified(Registry(spec.registry, load_backend), spec, info.digest)
-    slot = Slot(info, artifact.predictor(info.backend))
-    slot.warm_up(spec.batching.max_batch_size)
-    return slot
-
-
-def _verified(registry: Registry, spec: ServingSpec, ref: str) -> Artifact:
-    """A version, looked at as the spec says."""
-    how = spec.verification
-    cache = NodeCache(how.cache_dir, how.cache_bytes)
-    return registry.get(ref, verify=how.mode, cache=cache, require_signature=how.require_signature)
-
-
 class RayReplica:
     """What Ray Serve makes one of in each replica's process; all else is in Replica."""
 
-    def __init__(self, spec: ServingSpec, info: ModelInfo) -> None:
+    def __init__(self, spec: ServingSpec, plan: Plan) -> None:
         from ray import serve as ray_serve
         from ray.serve._private import replica as internals
 
@@ -130,7 +92,7 @@ class RayReplica:
         add_port = internals.add_port_to_grpc_server
         internals.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", LOOPBACK))
         replica_id = ray_serve.get_replica_context().replica_tag
-        self._replica = Replica(plan_of(info), partial(load_slot, spec), spec, replica_id, in_ray=True)
+        self._replica = Replica(plan, partial(load_slot, spec), spec, replica_id, in_ray=True)
 
     def __serve_build_asgi_app__(self) -> App:
         return self._replica.app
@@ -147,9 +109,9 @@ class RayReplica:
 class RayCluster:
     """A Ray cluster on this machine alone, with one application: the replicas behind HAProxy."""
 
-    def __init__(self, spec: ServingSpec, info: ModelInfo, folder: Path) -> None:
+    def __init__(self, spec: ServingSpec, plan: Plan, folder: Path) -> None:
         self._spec = _from_anywhere(spec)
-        self._info = info
+        self._plan = plan
         self._folder = folder
         self._handle: Any = None
         self._is_initialized = False
@@ -197,7 +159,7 @@ class RayCluster:
             ray_actor_options={"num_cpus": CPUS_PER_REPLICA, "num_gpus": self._spec.gpus_per_replica},
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
         )(ray_serve.ingress()(RayReplica))
-        return deployment.bind(self._spec, self._info)
+        return deployment.bind(self._spec, self._plan)
 
     def is_up(self) -> bool:
         """See Cluster.is_up."""

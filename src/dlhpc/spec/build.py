@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from dlhpc.spec.base import Spec
-from dlhpc.spec.kinds import Choice, Items, Kind, Leaf, Section, describe, fields, show
+from dlhpc.spec.base import NAME_PATTERN, Spec
+from dlhpc.spec.kinds import Choice, Items, Kind, Leaf, Named, Section, describe, fields, show
 from dlhpc.spec.suggest import Words, closest, key_hint, value_hint
 from dlhpc.spec.tree import REFUSED, Entry, Node, Place, Problems
 
@@ -46,6 +47,8 @@ class Builder:
                 return self._mapping(kind, entry.node, path, entry.place)
             case Items():
                 return self._items(kind, entry.node, path)
+            case Named():
+                return self._named(kind, entry.node, path)
             case Leaf():
                 return self._leaf(kind, entry.node, path)
 
@@ -127,6 +130,17 @@ class Builder:
             for index, item in enumerate(node.value)
         ]
         return BAD if any(item is BAD for item in built) else tuple(built)
+
+    def _named(self, kind: Named, node: Node, path: tuple[str, ...]) -> Any:
+        if node.value is None:
+            return {}
+        if not isinstance(node.value, dict):
+            return self._note(node.place, path, f"{_came(node.value)}, expected a mapping from names to mappings")
+        for name, entry in node.entries.items():
+            if not re.fullmatch(NAME_PATTERN, name):
+                self._note(entry.place, (*path, name), f"{name!r} came, expected {describe({'pattern': NAME_PATTERN})}")
+        built = {name: self._any(kind.item, entry, (*path, name)) for name, entry in node.entries.items()}
+        return BAD if ".".join(path) in self.bad or any(item is BAD for item in built.values()) else built
 
     def _leaf(self, kind: Leaf, node: Node, path: tuple[str, ...]) -> Any:
         if node.refused_inside():

@@ -10,11 +10,12 @@ from typing import Any, Final, Literal
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from dlhpc.spec.base import Spec
-from dlhpc.spec.kinds import Choice, Items, Kind, Leaf, Section, describe, fields
+from dlhpc.spec.kinds import Choice, Items, Kind, Leaf, Named, Section, describe, fields
 from dlhpc.spec.layers import Form
 from dlhpc.spec.run import MODEL_NAMES, RunSpec
 
 REQUIRED: Final = "(required)"
+ANY_NAME: Final = "NAME"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Key:
     """One key, under one choice of its section."""
 
     path: str
-    """Dotted; `[]` stands for any item of a list."""
+    """Dotted; `[]` stands for any item of a list, NAME for any name of the user's choosing."""
     kind: Literal["value", "section", "list"]
     expected: str
     default: Any
@@ -70,6 +71,8 @@ def _key(kind: Kind, default: Any, path: tuple[str, ...], text: str) -> Iterator
         case Choice():
             yield Key(dotted, "section", f"a mapping, chosen by its {kind.tag}", None, text, {})
             yield from _choice(kind, default, path)
+        case Named():
+            yield from _any_name(kind, path, text)
         case Items(item=item):
             yield Key(dotted, "list", "a list of mappings", to_jsonable_python(default), text, {})
             below = (*path[:-1], f"{path[-1]}[]")
@@ -77,6 +80,11 @@ def _key(kind: Kind, default: Any, path: tuple[str, ...], text: str) -> Iterator
                 yield from _section(item.spec, None, below)
             else:
                 yield from _choice(item, None, below)
+
+
+def _any_name(kind: Named, path: tuple[str, ...], text: str) -> Iterator[Key]:
+    yield Key(".".join(path), "section", "a mapping from names to mappings", None, text, {})
+    yield from _section(kind.item.spec, None, (*path, ANY_NAME))
 
 
 def _choice(kind: Choice, default: Any, path: tuple[str, ...]) -> Iterator[Key]:

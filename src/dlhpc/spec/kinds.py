@@ -65,7 +65,14 @@ class Items:
     item: Section | Choice
 
 
-Kind = Leaf | Section | Choice | Items
+@dataclass(frozen=True)
+class Named:
+    """A mapping from names of the user's choosing to mappings of one spec class."""
+
+    item: Section
+
+
+Kind = Leaf | Section | Choice | Items | Named
 
 
 @cache
@@ -117,6 +124,10 @@ def _kind(annotation: Any, default: Any) -> Kind:
         inner = _kind(next(a for a in arguments if a is not NoneType), default)
         if isinstance(inner, Section | Choice):
             return replace(inner, optional=True)
+    if get_origin(base) is dict:
+        named = _kind(arguments[1], None)
+        if isinstance(named, Section):
+            return Named(named)
     if get_origin(base) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
         item = _kind(arguments[0], None)
         if isinstance(item, Section | Choice):

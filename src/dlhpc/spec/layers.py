@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from dlhpc.errors import NotFoundError
 from dlhpc.spec.base import Spec
-from dlhpc.spec.kinds import Choice, Kind, Section, child, fields
+from dlhpc.spec.kinds import Choice, Kind, Named, Section, child, fields
 from dlhpc.spec.load_yaml import parse, read_mapping
 from dlhpc.spec.suggest import Words
 from dlhpc.spec.tree import REFUSED, Entry, Node, Place, Problems, nest
@@ -43,7 +43,7 @@ def overlay(base: Node, over: Node, kind: Kind | None) -> Node:
     Where `over` makes another choice than `base` (another model, data source, optimizer), only the keys that all
     choices share are inherited: the others would mean something else, or nothing.
     """
-    if over.value is None and isinstance(kind, Section | Choice) and not kind.optional:
+    if over.value is None and (isinstance(kind, Named) or (isinstance(kind, Section | Choice) and not kind.optional)):
         return base  # `training:` with nothing below says nothing
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
@@ -53,7 +53,9 @@ def overlay(base: Node, over: Node, kind: Kind | None) -> Node:
         entries = {key: entry for key, entry in entries.items() if key in shared}
     for key, entry in over.entries.items():
         below = entries.get(key)
-        inner = child(kind, key) if isinstance(kind, Section | Choice) else None
+        inner = (
+            child(kind, key) if isinstance(kind, Section | Choice) else kind.item if isinstance(kind, Named) else None
+        )
         entries[key] = Entry(entry.place, overlay(below.node, entry.node, inner)) if below else entry
     return Node(entries, over.place)
 

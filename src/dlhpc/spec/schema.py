@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from dlhpc.spec.base import Spec
-from dlhpc.spec.kinds import Choice, Items, Kind, Leaf, Section, fields
+from dlhpc.spec.base import NAME_PATTERN, Spec
+from dlhpc.spec.kinds import Choice, Items, Kind, Leaf, Named, Section, fields
 from dlhpc.spec.layers import Form
 from dlhpc.spec.run import MODEL_NAMES, RunSpec
 
@@ -58,6 +58,12 @@ class _Schema:
                 return self._choice(kind)
             case Items(item=item):
                 return {"type": "array", "items": self._kind(item)}
+            case Named(item=item):
+                return {
+                    "type": ["object", "null"],
+                    "propertyNames": {"pattern": NAME_PATTERN},
+                    "additionalProperties": self._kind(item),
+                }
 
     def _section(self, spec: type[Spec], tag: str | None = None) -> dict[str, Any]:
         properties: dict[str, Any] = {}

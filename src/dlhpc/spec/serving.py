@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from dlhpc.spec.base import NETWORK_FORMAT, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from dlhpc.spec.base import NETWORK_FORMAT, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from dlhpc.spec.location import Location
 from dlhpc.spec.verification import VerificationSpec
 
@@ -153,11 +153,21 @@ class BreakerSpec(Spec):
     """Predictions that may try afterwards, and must all succeed to close it."""
 
 
+class ServedModelSpec(Spec):
+    """One of several models of a server."""
+
+    ref: str
+    """Which version answers: `name`, `name:3`, `name@alias` or `sha256:...`."""
+
+
 class ServingSpec(Spec):
-    """One server: a model of the registry behind HTTP."""
+    """One server: models of the registry behind HTTP."""
 
     model: str | None = None
     """Which model: `name`, `name:3`, `name@alias` or `sha256:...`; the one published last when absent."""
+
+    models: dict[Name, ServedModelSpec] = Field(default_factory=dict)
+    """In place of `model`, several: requests name theirs, as in `/models/NAME/predict`; `/predict` is the first."""
 
     registry: Location = "registry"
     """Folder of the registry, or its URL: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix."""
@@ -239,6 +249,15 @@ class ServingSpec(Spec):
     def metrics_url(self) -> str:
         """Where a client on this machine finds metrics."""
         return f"http://{_reachable(self.host)}:{self.metrics_port}/metrics"
+
+    @model_validator(mode="after")
+    def _model_or_models(self) -> Self:
+        if self.model is not None and self.models:
+            raise ValueError(
+                f"model is {self.model!r} and models has {', '.join(self.models)}: keep one of the two; "
+                "models.NAME.ref says which version of a model is served"
+            )
+        return self
 
     @model_validator(mode="after")
     def _two_ports(self) -> Self:

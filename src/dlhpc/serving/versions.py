@@ -1,0 +1,60 @@
+"""The registry as a server sees it: what references stand for, and versions that are loaded."""
+
+from __future__ import annotations
+
+import re
+
+from dlhpc.backends import load_backend
+from dlhpc.registry.artifact import Artifact
+from dlhpc.registry.cache import NodeCache
+from dlhpc.registry.store import Registry
+from dlhpc.serving.plan import Plan, PlannedModel, plan_of
+from dlhpc.serving.slots import Slot
+from dlhpc.spec.serving import ServingSpec
+from dlhpc.spec.wire import ModelInfo
+
+
+def first_plan(spec: ServingSpec) -> Plan:
+    """What a server serves to begin with: every model that its spec names, verified.
+
+    Raises NotFoundError without such a model, IntegrityError when one is damaged or not signed as the spec wants it.
+    """
+    if not spec.models:
+        return plan_of(published(spec))
+    models = (PlannedModel(name=name, stable=published(spec, served.ref)) for name, served in spec.models.items())
+    return Plan(epoch=1, models=tuple(models))
+
+
+def published(spec: ServingSpec, ref: str | None = None) -> ModelInfo:
+    """The version that a reference stands for (the spec's `model` without one), verified: every replica serves this
+    one, whatever is published meanwhile."""
+    registry = Registry(spec.registry, load_backend)
+    ref = ref or spec.model or registry.newest().ref
+    artifact = _verified(registry, spec, ref)
+    names = [version.ref for version in registry.labels(artifact.digest)]
+    asked = [name for name in names if name.partition(":")[0] == re.split("[:@]", ref)[0]]
+    shape = artifact.manifest.run.model.input_shape
+    assert shape is not None  # a registry holds resolved runs only
+    return ModelInfo(
+        name=(asked or names or [ref])[-1],
+        digest=f"sha256:{artifact.digest}",
+        backend=artifact.manifest.run.backend if spec.backend == "auto" else spec.backend,
+        classes=artifact.classes,
+        input_shape=shape,
+        verification=spec.verification.mode,
+    )
+
+
+def load_slot(spec: ServingSpec, info: ModelInfo) -> Slot:
+    """Load a version, verified once more, and warm it up."""
+    artifact = _verified(Registry(spec.registry, load_backend), spec, info.digest)
+    slot = Slot(info, artifact.predictor(info.backend))
+    slot.warm_up(spec.batching.max_batch_size)
+    return slot
+
+
+def _verified(registry: Registry, spec: ServingSpec, ref: str) -> Artifact:
+    """A version, looked at as the spec says."""
+    how = spec.verification
+    cache = NodeCache(how.cache_dir, how.cache_bytes)
+    return registry.get(ref, verify=how.mode, cache=cache, require_signature=how.require_signature)
