@@ -44,6 +44,7 @@ FENCES: dict[str, list[str]] = {
     "onnx": ["*/onnx_*.py"],
     "onnxruntime": ["*/onnx_*.py"],
     "onnxscript": ["*/onnx_*.py"],
+    "multipart": ["dlhpc/serving/form_data.py"],
     "fsspec": ["dlhpc/registry/stores/object_store.py"],
 }
 """Library -> the only files that may import it."""

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from dlhpc.serving.fair_queue import FairQueue
 
-Pixels = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[Any]
+"""Of one image: uint8, or float32 in 0..1."""
 Row = npt.NDArray[np.float32]
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 Observe = Callable[[int, float], None]
@@ -169,7 +170,9 @@ class Batcher:
                 future.set_result(answer)
 
     def _compute(self, images: list[Pixels]) -> list[Row | Exception]:
-        """On the executor: one row or one error for each image."""
+        """On the executor: one row or one error for each image. Bytes and floats are passes of their own."""
+        if len({image.dtype for image in images}) > 1:
+            return self._compute_apart(images)
         started = time.perf_counter()
         try:
             rows = self._predict(np.stack(images))
@@ -186,3 +189,13 @@ class Batcher:
             row if is_finite else NotFiniteError("the model's probabilities are not finite")
             for row, is_finite in zip(rows, finite, strict=True)
         ]
+
+    def _compute_apart(self, images: list[Pixels]) -> list[Row | Exception]:
+        """The same for images of several types, in as many passes."""
+        places: dict[Any, list[int]] = {}
+        for place, image in enumerate(images):
+            places.setdefault(image.dtype, []).append(place)
+        answers: dict[int, Row | Exception] = {}
+        for alike in places.values():
+            answers.update(zip(alike, self._compute([images[place] for place in alike]), strict=True))
+        return [answers[place] for place in range(len(images))]

@@ -12,6 +12,7 @@ from dlhpc.spec.wire import PROBLEM_TYPE, PROBLEMS, FieldError, problem
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Hold = Callable[[int], None]
+Admit = Callable[["Request", int], None]
 Headers = tuple[tuple[bytes, bytes], ...]
 _NO_PARAMETERS: Final[Mapping[str, str]] = {}
 
@@ -58,17 +59,19 @@ class Reply:
     headers: Headers = ()
     id_at: int | None = None
     """Where in a body of JSON its request's id stands, with nothing but a brace behind it; None when it does not."""
+    has_failures: bool = False
+    """Whether the model failed on a part of what was asked."""
 
     def for_request(self, request_id: str) -> Reply:
         """The same as an answer to another request."""
         if self.id_at is None:
             return self
         body = self.body[: self.id_at] + id_and_end(request_id)
-        return Reply(self.status, body, self.content_type, self.headers, self.id_at)
+        return Reply(self.status, body, self.content_type, self.headers, self.id_at, self.has_failures)
 
     def plus(self, headers: Headers) -> Reply:
         """The same with more headers."""
-        return Reply(self.status, self.body, self.content_type, self.headers + headers, self.id_at)
+        return Reply(self.status, self.body, self.content_type, self.headers + headers, self.id_at, self.has_failures)
 
 
 def id_and_end(request_id: str) -> bytes:
@@ -82,6 +85,7 @@ class Request:
     __slots__ = (
         "_content",
         "_receive",
+        "admit",
         "deadline",
         "headers",
         "held",
@@ -93,6 +97,7 @@ class Request:
         "parameters",
         "path",
         "peer",
+        "weight",
     )
 
     def __init__(
@@ -114,6 +119,10 @@ class Request:
         """Address of who opened the connection; empty where the server does not know it."""
         self.key: ApiKey | None = None
         """The API key that it has shown, once that was checked."""
+        self.admit: Admit = lambda request, more: None
+        """Asked before more than one image of the request is worked on; may raise a Refusal."""
+        self.weight = 1
+        """Images that are worked on for it, as far as that is known."""
         self.hold: Hold = lambda size: None
         """Asked before more bytes of the body are kept; may raise a Refusal."""
         self.held = 0
@@ -151,7 +160,7 @@ class Request:
             content: bytes = message.get("body", b"")
             if len(content) > limit:
                 raise _too_large(f"{len(content)} bytes", limit)
-            self._keep(len(content))
+            self.keep(len(content))
             return content
         return await self._rest(message, limit)
 
@@ -163,15 +172,21 @@ class Request:
             part = message.get("body", b"")
             if len(parts) + len(part) > limit:
                 raise _too_large(f"more than {limit} bytes", limit)
-            self._keep(len(part))
+            self.keep(len(part))
             parts += part
             if not message.get("more_body", False):
                 return bytes(parts)
             message = await self._receive()
 
-    def _keep(self, size: int) -> None:
+    def keep(self, size: int) -> None:
+        """Count bytes that are kept for this request; Refusal(503) when there is no room for them."""
         self.hold(size)
         self.held += size
+
+    def weigh(self, images: int) -> None:
+        """Tell how many images it has; Refusal(503) when there is no room for as many."""
+        self.admit(self, images - self.weight)
+        self.weight = images
 
 
 Handler = Callable[[Request], Awaitable[Reply]]

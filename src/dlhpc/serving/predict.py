@@ -1,29 +1,34 @@
-"""The prediction handler: body -> image -> pixels -> batch -> reply."""
+"""The prediction handler: body -> images -> pixels -> batch -> reply."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final
 
 import numpy as np
-from pydantic import ValidationError
 
-from dlhpc.data.decode import ImageTooLargeError, decode_image
-from dlhpc.errors import DataError
-from dlhpc.serving.batching import Batcher, Pixels, Row
+from dlhpc.serving.batching import Batcher, Row
+from dlhpc.serving.bodies import Asked, Form, Pixels, asked, form_of, pixels_of
 from dlhpc.serving.exchange import Refusal, Reply, Request, id_and_end
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import LimitsSpec
-from dlhpc.spec.wire import HOW_TO_SEND, FieldError, PredictReply, PredictRequest, decode_image_text
+from dlhpc.spec.wire import (
+    Failure,
+    FieldError,
+    ItemProblem,
+    Prediction,
+    PredictionsReply,
+    PredictReply,
+)
 
 INLINE_BODY_BYTES: Final = 64 * 1024
 INLINE_PIXELS: Final = 128 * 1024
 """Up to here an image is decoded on the event loop (about 2 ms at worst): another thread costs as much."""
 
-_JSON_TYPES: Final = (b"application/json", b"text/json")
 _log = logging.getLogger(__name__)
 
 
@@ -44,38 +49,78 @@ class Predict:
         self._readers = readers
         self._limits = limits
         self._client = client
+        self._most = min(limits.max_images, limits.max_concurrent or limits.max_images)
 
     async def __call__(self, request: Request) -> Reply:
         """The reply; Refusal for anything that cannot be answered, TimeoutError for what is too late to be computed."""
         with self._batcher.coming():
-            pixels = await self._read(await self.body(request))
+            images = await self._read(form_of(request), await self.body(request))
+        if isinstance(images, Asked):
+            return await self._many(images, request)
         try:
-            row = await self._batcher.submit(pixels, request.deadline, self._client(request))
+            row = await self._batcher.submit(images, request.deadline, self._client(request))
         except TimeoutError:
             raise
         except Exception as error:
-            _log.error("request %s: the model failed: %s: %s", request.id, type(error).__name__, error)
-            raise Refusal("prediction_failed", f"the model failed on this image: {error}") from error
+            raise self._failed(error, request) from error
         content = self._reply(row, request.id)
         return Reply(200, content, id_at=len(content) - len(id_and_end(request.id)))
 
     async def body(self, request: Request) -> bytes:
         """A request's body, when its type is right; the batch is told that it is coming."""
-        _check_type(request)
+        form_of(request)
         with self._batcher.coming():
             return await request.body(self._limits.max_body_bytes)
 
-    async def _read(self, body: bytes) -> Pixels:
-        """Decode here when it is quick, otherwise on another thread."""
+    async def _read(self, form: Form, body: bytes) -> Pixels | Asked:
+        """The pixels of one image, read here when it is quick, otherwise on another thread; several not decoded yet."""
         most = self._limits.max_image_pixels
-        shape = self._slot.info.input_shape
         if len(body) <= INLINE_BODY_BYTES:
             try:
-                return read_image(body, shape, min(most, INLINE_PIXELS))
+                return self._read_now(form, body, min(most, INLINE_PIXELS))
             except Refusal as refusal:
                 if refusal.code != "image_too_large" or most <= INLINE_PIXELS:
                     raise
-        return await asyncio.get_running_loop().run_in_executor(self._readers, read_image, body, shape, most)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_now, form, body, most)
+
+    def _read_now(self, form: Form, body: bytes, max_pixels: int) -> Pixels | Asked:
+        shape = self._slot.info.input_shape
+        what = asked(form, body, shape, self._most)
+        return what if what.is_many else pixels_of(what, 0, shape, max_pixels)
+
+    async def _many(self, images: Asked, request: Request) -> Reply:
+        """The answer to several images: what is wrong with one of them harms no other."""
+        shape, count = self._slot.info.input_shape, len(images.sources)
+        request.weigh(count)
+        request.keep(count * math.prod(shape))
+        with self._batcher.coming():
+            read = await asyncio.get_running_loop().run_in_executor(self._readers, self._decoded, images)
+        client = self._client(request)
+        pixels = (each for each in read if not isinstance(each, Refusal))
+        futures = [self._batcher.submit(each, request.deadline, client) for each in pixels]
+        rows = iter(await asyncio.gather(*futures, return_exceptions=True))
+        outcomes = [each if isinstance(each, Refusal) else self._outcome(next(rows), request) for each in read]
+        failures = [each for each in outcomes if isinstance(each, Refusal)]
+        if len(failures) == count:
+            raise _nothing(images.field, failures)
+        return self._replies(outcomes, request.id)
+
+    def _decoded(self, images: Asked) -> list[Pixels | Refusal]:
+        """On a reader's thread: the pixels of each image, or what is wrong with it."""
+        shape, most = self._slot.info.input_shape, self._limits.max_image_pixels
+        return [_pixels_or_refusal(images, index, shape, most) for index in range(len(images.sources))]
+
+    def _outcome(self, row: Row | BaseException, request: Request) -> Row | Refusal:
+        """What became of an image in its pass. One that came too late was too late with all the others."""
+        if isinstance(row, Exception) and not isinstance(row, TimeoutError):
+            return self._failed(row, request)
+        if isinstance(row, BaseException):
+            raise row
+        return row
+
+    def _failed(self, error: Exception, request: Request) -> Refusal:
+        _log.error("request %s: the model failed: %s: %s", request.id, type(error).__name__, error)
+        return Refusal("prediction_failed", f"the model failed on this image: {error}")
 
     def _reply(self, row: Row, request_id: str) -> bytes:
         info = self._slot.info
@@ -91,47 +136,37 @@ class Predict:
         )
         return reply.model_dump_json(by_alias=True).encode()
 
-
-def read_image(body: bytes, shape: tuple[int, int, int], max_pixels: int) -> Pixels:
-    """Pixels (H, W, C) uint8 of a PredictRequest's bytes. Raises Refusal, which says what is wrong with them."""
-    try:
-        text = PredictRequest.model_validate_json(body).image
-    except ValidationError as error:
-        raise _not_a_request(error, body) from error
-    try:
-        content = decode_image_text(text)
-    except ValueError as error:
-        raise Refusal("bad_base64", f"image: {error}") from error
-    try:
-        return decode_image(content, shape, max_pixels=max_pixels)
-    except ImageTooLargeError as error:
-        raise Refusal("image_too_large", str(error)) from error
-    except DataError as error:
-        raise Refusal("bad_image", f"image: {error}; {HOW_TO_SEND}") from error
-
-
-def _not_a_request(error: ValidationError, body: bytes) -> Refusal:
-    faults = error.errors(include_url=False, include_input=False)
-    if faults[0]["type"] == "json_invalid":
-        what = faults[0]["msg"] if body else "it is empty"
-        return Refusal("bad_json", f'{what}; expected {{"image": "<base64>"}}: {HOW_TO_SEND}')
-    errors = [FieldError(field=".".join(map(str, fault["loc"])), message=fault["msg"]) for fault in faults]
-    told = "; ".join(f"{each.field or 'body'}: {each.message}" for each in errors)
-    return Refusal("invalid_request", f'{told}. Expected {{"image": "<base64>"}}: {HOW_TO_SEND}', errors=errors)
-
-
-def _check_type(request: Request) -> None:
-    """Only plain JSON; a request that does not say its type is taken for it."""
-    encoding = request.header(b"content-encoding")
-    if encoding is not None and encoding.lower() != b"identity":
-        raise Refusal(
-            "unsupported_media_type", f"content-encoding {encoding.decode('latin-1')!r}: send it plain", close=True
+    def _replies(self, outcomes: list[Row | Refusal], request_id: str) -> Reply:
+        info = self._slot.info
+        reply = PredictionsReply.model_construct(
+            predictions=tuple(self._entry(outcome) for outcome in outcomes),
+            model=info.name,
+            digest=info.digest,
+            request_id=request_id,
         )
-    given = request.header(b"content-type")
-    if given is not None and given.partition(b";")[0].strip().lower() not in _JSON_TYPES:
-        text = given.decode("latin-1")
-        raise Refusal(
-            "unsupported_media_type",
-            f'content-type {text!r}: expected application/json with {{"image": "<base64>"}}; {HOW_TO_SEND}',
-            close=True,
+        content = reply.model_dump_json(by_alias=True).encode()
+        has_failures = any(isinstance(each, Refusal) and each.code == "prediction_failed" for each in outcomes)
+        return Reply(200, content, id_at=len(content) - len(id_and_end(request_id)), has_failures=has_failures)
+
+    def _entry(self, outcome: Row | Refusal) -> Prediction | Failure:
+        if isinstance(outcome, Refusal):
+            return Failure(error=ItemProblem(code=outcome.code, status=outcome.status, detail=outcome.detail))
+        classes, index = self._slot.info.classes, int(outcome.argmax())
+        rounded = np.round(outcome.astype(np.float64), 7).tolist()
+        return Prediction.model_construct(
+            index=index, label=classes[index], probabilities=dict(zip(classes, rounded, strict=True))
         )
+
+
+def _pixels_or_refusal(images: Asked, index: int, shape: tuple[int, int, int], most: int) -> Pixels | Refusal:
+    try:
+        return pixels_of(images, index, shape, most)
+    except Refusal as refusal:
+        return refusal
+
+
+def _nothing(field: str, failures: list[Refusal]) -> Refusal:
+    """The refusal of a request of which nothing could be answered: for the model's fault where there is one."""
+    worst = next((each for each in failures if each.code == "prediction_failed"), failures[0])
+    errors = [FieldError(field=f"{field}.{index}", message=each.detail) for index, each in enumerate(failures)]
+    return Refusal(worst.code, f"none of {len(failures)} images could be classified. {worst.detail}", errors=errors)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from dlhpc.spec.base import NETWORK_FORMAT, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from dlhpc.spec.location import Location
 from dlhpc.spec.verification import VerificationSpec
+from dlhpc.spec.wire import MOST_IMAGES
 
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 
@@ -52,6 +53,9 @@ class LimitsSpec(Spec):
 
     max_image_pixels: PositiveInt = 32 * 1024 * 1024
     """Largest image, width x height, read from its header before anything is decoded; 413 above."""
+
+    max_images: Annotated[int, Field(ge=1, le=MOST_IMAGES, strict=True)] = 64
+    """Most images in one request; 413 above."""
 
     max_concurrent: PositiveInt | None = 256
     """Predictions that one replica works on at a time, those in its queue included; 503 with Retry-After above. No

@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 PROBLEM_TYPE: Final = "application/problem+json"
 REQUEST_ID: Final = "x-request-id"
@@ -38,8 +38,34 @@ class PredictRequest(_Body):
     """Bytes of an image file as base64, or a data URL of them (`data:image/png;base64,...`)."""
 
 
-class PredictReply(_Body):
-    """What the model makes of an image."""
+MOST_IMAGES: Final = 1024
+"""No server takes more images in one request than this."""
+Base64 = Annotated[str, Field(min_length=1)]
+
+
+class ImagesRequest(_Body):
+    """Several images to classify."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: Annotated[tuple[Base64, ...], Field(min_length=1, max_length=MOST_IMAGES), FailFast()]
+    """Each as PredictRequest.image."""
+
+
+class PixelsRequest(_Body):
+    """One image or several as arrays of pixels, of exactly the size that the model computes on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pixels: list[Any]
+    """[height][width][channels] of numbers, or [height][width] where there is one channel; with a dimension more in
+    front, several images."""
+    range: tuple[float, float] = (0.0, 255.0)
+    """The values that are black and white."""
+
+
+class Prediction(_Body):
+    """What the model makes of one image."""
 
     index: int = Field(alias="class")
     """Number of the most probable class."""
@@ -47,6 +73,11 @@ class PredictReply(_Body):
     """Its name."""
     probabilities: dict[str, float]
     """Probability of each class by its name, in the classes' order, rounded to seven decimals."""
+
+
+class PredictReply(Prediction):
+    """The answer to one image."""
+
     model: str
     """The version that answered, as `name:number`."""
     digest: str
@@ -63,6 +94,37 @@ class PredictReply(_Body):
         """What a person looks for; the probabilities of a thousand classes are not among it."""
         yield from (("label", self.label), ("probability", self.probability))
         yield from (("model", self.model), ("request_id", self.request_id))
+
+
+class ItemProblem(_Body):
+    """Why one image of several was not classified."""
+
+    code: str
+    """One of PROBLEMS, for programs."""
+    status: int
+    """The HTTP status that the image alone would have been answered with."""
+    detail: str
+    """What happened to this image, and what to do."""
+
+
+class Failure(_Body):
+    """In the place of a prediction."""
+
+    error: ItemProblem
+    """Why."""
+
+
+class PredictionsReply(_Body):
+    """The answer to several images, in their order. There is at least one prediction among it."""
+
+    predictions: tuple[Prediction | Failure, ...]
+    """For each image its prediction, or `error`: the others are unharmed by it."""
+    model: str
+    """The version that answered, as `name:number`."""
+    digest: str
+    """The same as `sha256:<hex>`, which names its every bit."""
+    request_id: str
+    """The request's x-request-id, or one made for it."""
 
 
 class ModelInfo(_Body):
@@ -134,6 +196,7 @@ class Kind(NamedTuple):
 
 PROBLEMS: Final[dict[str, Kind]] = {
     "bad_json": Kind(400, "The body is not JSON"),
+    "bad_form": Kind(400, "The body is not a form"),
     "unauthenticated": Kind(401, "A valid API key is needed"),
     "forbidden": Kind(403, "The API key does not admit to this"),
     "not_found": Kind(404, "There is nothing at this path"),
@@ -142,10 +205,12 @@ PROBLEMS: Final[dict[str, Kind]] = {
     "request_timeout": Kind(408, "The request took too long to arrive"),
     "body_too_large": Kind(413, "The body is too large"),
     "image_too_large": Kind(413, "The image has too many pixels"),
+    "too_many_images": Kind(413, "There are too many images in the request"),
     "unsupported_media_type": Kind(415, "The body's type is not understood"),
     "invalid_request": Kind(422, "The body is not a prediction request"),
     "bad_base64": Kind(422, "The image is not base64"),
     "bad_image": Kind(422, "The image cannot be read"),
+    "bad_pixels": Kind(422, "The array is no image of the model's"),
     "rate_limited": Kind(429, "There were too many requests"),
     "internal_error": Kind(500, "The server failed"),
     "prediction_failed": Kind(500, "The model failed on this input"),

@@ -97,6 +97,27 @@ def test_what_a_client_sent_before_it_left_is_given_back() -> None:
     assert admission.held_bytes == 0
 
 
+def test_several_images_take_as_many_places_or_are_refused() -> None:
+    reasons: list[str] = []
+    admission = Admission(4, 0.5, reasons.append)
+
+    async def work(request: Request) -> Reply:
+        request.weigh(3)
+        assert admission.in_flight == 3
+        low = of_priority(b"low", None)
+        with pytest.raises(Refusal, match="3 images are being worked on, and 2 may be"):
+            admission.more(low, 1)
+        with pytest.raises(Refusal, match="send fewer, or try again") as caught:
+            admission.more(request, 2)
+        assert (b"retry-after", b"1") in caught.value.headers
+        return Reply(200, b"")
+
+    for _ in range(2):
+        asyncio.run(admission.guard()(work)(Request("POST", "/predict", [], receiving([]), "id")))
+        assert admission.in_flight == 0
+    assert reasons == ["low_priority", "full"] * 2
+
+
 def of_priority(header: bytes | None, key: Priority | None) -> Request:
     request = Request("POST", "/predict", [] if header is None else [(b"x-priority", header)], receiving([]), "id")
     if key is not None:

@@ -254,10 +254,15 @@ async def answer(request: Request) -> Reply:
     return Reply(200, b"")
 
 
+async def answer_in_part(request: Request) -> Reply:
+    return Reply(200, b"", has_failures=True)
+
+
 @pytest.mark.parametrize(
     ("handler", "outcome"),
     [
         (answer, "good"),
+        (answer_in_part, "bad"),
         (raising(Refusal("prediction_failed", "")), "bad"),
         (raising(RuntimeError()), "bad"),
         (raising(Refusal("bad_image", "")), "neither"),

@@ -110,6 +110,14 @@ def test_errors_are_never_kept(code: str) -> None:
     assert model.calls == 2
 
 
+def test_a_reply_with_failures_is_not_kept() -> None:
+    assert not Replies(10**6).keep(b"k", Reply(200, b"{}", has_failures=True))
+    assert Replies(10**6).keep(b"k", Reply(200, b"{}"))
+    reply = Reply(200, b'{"request_id":"a"}', id_at=14, has_failures=True)
+    assert reply.plus(()).has_failures
+    assert reply.for_request("b").has_failures
+
+
 def test_a_reply_that_is_no_success_is_not_kept() -> None:
     replies = Replies(10**6)
     assert not replies.keep(b"k", Reply(503, b""))

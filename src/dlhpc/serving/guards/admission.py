@@ -1,4 +1,4 @@
-"""Admission: how many predictions a replica works on at a time, and none when it is stopping."""
+"""Admission: how many images a replica works on at a time, and none when it is stopping."""
 
 from __future__ import annotations
 
@@ -64,9 +64,18 @@ class Admission:
             raise Refusal("overloaded", detail, headers=RETRY_AFTER)
         self.in_flight += 1
 
-    def leave(self, held_bytes: int = 0) -> None:
-        """Count a request out, with the bytes of its body."""
-        self.in_flight -= 1
+    def more(self, request: Request, count: int) -> None:
+        """Count in more images of a request that is in, or raise the Refusal that tells it when to come again."""
+        limit = self._low_limit if _is_low(request) else self.limit
+        if count and limit is not None and self.in_flight + count > limit:
+            self._observe("full" if limit == self.limit else "low_priority")
+            detail = f"{self.in_flight} images are being worked on, and {limit} may be: send fewer, or try again later"
+            raise Refusal("overloaded", detail, headers=RETRY_AFTER)
+        self.in_flight += count
+
+    def leave(self, held_bytes: int = 0, images: int = 1) -> None:
+        """Count a request out, with the bytes of its body and its images."""
+        self.in_flight -= images
         self.held_bytes -= held_bytes
 
     def hold(self, size: int) -> None:
@@ -84,10 +93,11 @@ class Admission:
             async def admitted(request: Request) -> Reply:
                 self.enter(is_low=_is_low(request))
                 request.hold = self.hold
+                request.admit = self.more
                 try:
                     return await handler(request)
                 finally:
-                    self.leave(request.held)
+                    self.leave(request.held, request.weight)
 
             return admitted
 

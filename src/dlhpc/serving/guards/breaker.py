@@ -160,7 +160,7 @@ def broken(breaker: Breaker, now: Callable[[], float] = time.monotonic) -> Guard
             outcome: Outcome = "neither"
             try:
                 reply = await handler(request)
-                outcome = "good"
+                outcome = "bad" if reply.has_failures else "good"
                 return reply
             except Refusal as refusal:
                 outcome = "bad" if refusal.code in _FAILED else "neither"

@@ -43,7 +43,7 @@ class Replies(LRUCache[bytes, Reply]):
 
     def keep(self, key: bytes, reply: Reply) -> bool:
         """Keep a reply; gives whether it was worth keeping: no errors, and nothing larger than the whole cache."""
-        if reply.status != 200 or self.getsizeof(reply) > self.maxsize:
+        if reply.status != 200 or reply.has_failures or self.getsizeof(reply) > self.maxsize:
             return False
         self[key] = reply
         return True
