@@ -184,6 +184,14 @@ def test_impossible_numbers_are_refused(deadline_s: float, concurrency: int) -> 
         next(client(in_turn(ok())).predict_many([b"x"], concurrency=concurrency, deadline_s=deadline_s))
 
 
+def test_what_was_lost_is_not_sent_again_where_that_is_not_wanted() -> None:
+    transport = httpx.MockTransport(in_turn(refusal("overloaded"), httpx.ReadError("reset")))
+    asking = Client("http://server", repeat_lost=False, transport=transport, sleep=lambda seconds: None)
+    with pytest.raises(RequestError, match="the connection ended before the answer: reset") as caught:
+        asking.predict(b"x")
+    assert caught.value.tries == 2
+
+
 def test_a_client_shows_whom_it_asks_and_never_its_key() -> None:
     asking = Client("https://server/", model="digits", api_key="the-key")
     assert repr(asking) == "Client('https://server', model='digits', deadline_s=30)"

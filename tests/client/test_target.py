@@ -16,7 +16,15 @@ AUTHORITIES = Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-c
 
 
 def target(**changes: object) -> Target:
-    values = {"model": None, "deadline_s": 30.0, "api_key": None, "verify": True, "proxy": None, **changes}
+    values = {
+        "model": None,
+        "deadline_s": 30.0,
+        "repeat_lost": True,
+        "api_key": None,
+        "verify": True,
+        "proxy": None,
+        **changes,
+    }
     return Target("https://server", **values)  # type: ignore[arg-type]
 
 

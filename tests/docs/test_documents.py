@@ -13,7 +13,8 @@ from tests.docs.blocks import KINDS, Block, blocks, command_lines
 from tests.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md")
+DOCUMENTS = [*(ROOT / name for name in PAGES), *sorted(ROOT.glob("docs/*.md"))]
 LONG_S = 900.0
 RUN_NOW = {"bash", "bash server", "python", "yaml", "json"}
 RUN_SLOWLY = {"bash slow", "bash slow server", "python slow"}

@@ -29,7 +29,7 @@ class Fleet:
     async def look(self, with_metrics: bool) -> tuple[HealthReply, Sequence[Snapshot]]:
         self.asked_for_metrics.append(with_metrics)
         snapshots = [replica.snapshot(with_metrics=with_metrics) for replica in self.replicas]
-        return health("serving", snapshots, 1.0), snapshots
+        return health("serving", snapshots, 1.0, ServingSpec()), snapshots
 
 
 def test_metrics_of_all_replicas_are_told_apart() -> None:

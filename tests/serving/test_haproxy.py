@@ -138,6 +138,7 @@ def test_the_real_haproxy_takes_the_corrected_configuration(tmp_path: Path) -> N
         ("bind 127.0.0.1:8000", "bind 127.0.0.1:9999", "bind 127.0.0.1:8000"),
         ("frontend http_frontend", "frontend http", "set-header x-dlhpc-peer"),
         ("bind *:", "bind :::", "every interface"),
+        ("retry-on conn-failure", "retry-on conn-failure empty-response", "it repeats what a replica had"),
         ("option httplog", "option tcplog", "timeout http-request"),
         ("http-request return status 404", "http-request silent-drop # 404", "deny_status 503"),
     ],

@@ -6,16 +6,22 @@ import asyncio
 
 import pytest
 
+from dlhpc import __version__
 from dlhpc.serving.app import App
 from dlhpc.serving.health import Phase, Snapshot, health, health_routes
-from dlhpc.spec.wire import HealthReply
+from dlhpc.spec.serving import LimitsSpec, ServingSpec
+from dlhpc.spec.wire import HealthReply, LaneHealth
 from tests.serving.asgi import INFO, Answer, call
 
 OTHER = INFO.model_copy(update={"name": "m:2", "digest": "sha256:" + "b" * 64})
 
 
+LANE = LaneHealth(model="m:1", digest=INFO.digest, in_flight=3, queued=2, breaker="open")
+SPEC = ServingSpec(limits=LimitsSpec(max_concurrent=4, deadline_s=None))
+
+
 def snapshot(replica: str = "a", *, is_full: bool = False, is_draining: bool = False, in_flight: int = 0) -> Snapshot:
-    return Snapshot(replica, (INFO,), in_flight, is_full, is_draining, ())
+    return Snapshot(replica, (INFO,), in_flight, is_full, is_draining, (), 7, (LANE,))
 
 
 FREE, FULL, LEAVING = snapshot(), snapshot("b", is_full=True, in_flight=3), snapshot("c", is_draining=True, in_flight=1)
@@ -37,12 +43,12 @@ FREE, FULL, LEAVING = snapshot(), snapshot("b", is_full=True, in_flight=3), snap
     ],
 )
 def test_the_status_follows_from_phase_and_replicas(phase: Phase, snapshots: list[Snapshot], status: str) -> None:
-    assert health(phase, snapshots, 1.0).status == status
+    assert health(phase, snapshots, 1.0, SPEC).status == status
 
 
 def test_replicas_requests_and_models_are_summed() -> None:
-    other = Snapshot("d", (OTHER,), 2, False, False, ())
-    told = health("serving", [FREE, FULL, LEAVING, other], 12.34567)
+    other = Snapshot("d", (OTHER,), 2, False, False, (), 8, ())
+    told = health("serving", [FREE, FULL, LEAVING, other], 12.34567, SPEC)
     assert (told.replicas, told.in_flight, told.uptime_s) == (4, 6, 12.346)
     assert told.models == (INFO, OTHER)
 
@@ -68,7 +74,12 @@ def test_probes_have_the_status_that_kubernetes_reads(path: str, status: int, re
 def test_details_are_told_whether_ready_or_not() -> None:
     for replica, status in ((FREE, "ready"), (FULL, "overloaded")):
         told = HealthReply.model_validate_json(_get("/health", replica).content)
-        assert (told.status, told.models) == (status, (INFO,))
+        assert (told.status, told.models, told.version) == (status, (INFO,), __version__)
+        assert told.limits is not None
+        assert (told.limits.max_concurrent, told.limits.deadline_s, told.limits.max_batch_size) == (4, None, 32)
+        (detail,) = told.details
+        assert (detail.replica, detail.pid, detail.is_full) == (replica.replica, 7, replica.is_full)
+        assert detail.lanes == (LANE,)
 
 
 def test_who_is_not_ready_says_why_and_when_to_ask_again() -> None:
@@ -80,6 +91,6 @@ def test_who_is_not_ready_says_why_and_when_to_ask_again() -> None:
 
 def _get(path: str, replica: Snapshot) -> Answer:
     async def state() -> HealthReply:
-        return health("serving", [replica], 1.0)
+        return health("serving", [replica], 1.0, SPEC)
 
     return asyncio.run(call(App(health_routes(state), lambda route, status, seconds: None), "GET", path))

@@ -14,6 +14,7 @@ def test_the_fast_settings_are_on() -> None:
     assert settings["RAY_SERVE_ENABLE_HA_PROXY"] == settings["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
     assert settings["RAY_SERVE_HAPROXY_BINARY_PATH"] == str(SCRIPT)
     assert settings["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] == "1234"
+    assert settings["RAY_SERVE_HAPROXY_RETRY_ON"] == "conn-failure"
     assert settings["RAY_USAGE_STATS_ENABLED"] == "0"
 
 

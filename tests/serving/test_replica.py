@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import Any
 
@@ -49,6 +50,22 @@ async def settle() -> None:
     """Let everything happen that can."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def test_health_tells_what_each_version_is_doing() -> None:
+    async def run() -> tuple[Answer, Answer]:
+        model, replica, first = await held(ServingSpec(batching=BatchingSpec(max_batch_size=1)))
+        others = [predict(replica) for _ in range(2)]
+        await settle()
+        busy = await call(replica.app, "GET", "/health")
+        model.is_free.set()
+        await asyncio.gather(first, *others)
+        return busy, await call(replica.app, "GET", "/health")
+
+    busy, idle = (answer.json["details"][0] for answer in asyncio.run(run()))
+    told = {"model": INFO.name, "digest": INFO.digest, "in_flight": 3, "queued": 2, "breaker": "closed"}
+    assert (busy["replica"], busy["pid"], busy["in_flight"], busy["lanes"]) == ("r1", os.getpid(), 3, [told])
+    assert idle["lanes"] == [told | {"in_flight": 0, "queued": 0}]
 
 
 def test_a_prediction_is_answered_and_counted() -> None:

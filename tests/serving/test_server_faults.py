@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.serving.asgi import body
+from dlhpc.client import Client, RequestError
+from tests.serving.asgi import body, png
 from tests.serving.process_tree import tree
 from tests.serving.test_server import READY_WITHIN_S, STOP_WITHIN_S, artifact_of, free_ports
 
@@ -33,6 +39,7 @@ class Started:
         artifact_of(folder / "registry")
         port, metrics_port = free_ports(2)
         self.url, self.log = f"http://127.0.0.1:{port}", folder / "log"
+        self.metrics_url = f"http://127.0.0.1:{metrics_port}"
         words = [f"port={port}", f"metrics_port={metrics_port}", "backend=flax", *settings]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dlhpc.cli.main", "serve", *(word for each in words for word in ("--set", each))],
@@ -49,11 +56,29 @@ class Started:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.05)
 
-    def replica(self) -> int:
-        (pid,) = (
+    def replicas(self) -> set[int]:
+        """The replicas' processes."""
+        return {
             pid for pid in tree(self.process.pid) if b"ray::ServeReplica" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
+        }
+
+    def replica(self) -> int:
+        (pid,) = self.replicas()
         return pid
+
+    def health(self) -> dict[str, Any]:
+        """What the supervisor says of it."""
+        answer = httpx.get(f"{self.metrics_url}/health", trust_env=False, timeout=60.0)
+        told: dict[str, Any] = answer.json()
+        return told
+
+    def until_there_are(self, count: int) -> set[int]:
+        """Wait for so many replicas that answer; gives their processes."""
+        end = time.monotonic() + READY_WITHIN_S
+        while len(details := self.health()["details"]) != count:
+            assert time.monotonic() < end, "no other replica came"
+            time.sleep(0.1)
+        return {each["pid"] for each in details}
 
 
 @contextmanager
@@ -63,7 +88,8 @@ def started(folder: Path, *settings: str, **environ: str) -> Iterator[Started]:
         yield server
     finally:
         print(server.log.read_text())
-        server.process.terminate()
+        if server.process.poll() is None:
+            server.process.terminate()
         server.process.wait(STOP_WITHIN_S)
 
 
@@ -110,6 +136,94 @@ def test_a_killed_replica_is_replaced_and_meanwhile_requests_are_refused_at_once
                 assert (answer.json()["code"], answer.headers["retry-after"]) == ("unavailable", "1")
                 assert answer.elapsed.total_seconds() < 5.0  # no timeout was waited for
             time.sleep(0.05)
+
+
+POISON = b"kills whoever opens it"
+KILLER = f"""
+import os, signal
+from PIL import Image
+
+open_image = Image.open
+
+def opened(file, *arguments, **options):
+    if {POISON!r} in file.getvalue():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_image(file, *arguments, **options)
+
+Image.open = opened
+"""
+"""Read by every Python process of the server as it starts: a decoder with a fault, as decoders have had."""
+
+
+def test_a_request_that_kills_replicas_costs_one_and_by_our_client_at_most_two(tmp_path: Path) -> None:
+    fault = tmp_path / "fault"
+    fault.mkdir()
+    (fault / "sitecustomize.py").write_text(KILLER)
+    path = os.pathsep.join([str(fault), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with started(tmp_path, "replicas=3", PYTHONPATH=path) as server, Client(server.url) as client:
+        server.wait_for_line("ready:")
+        before = server.until_there_are(3)
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=60.0) as raw:
+            assert raw.post("/predict", content=body()).status_code == 200
+            with suppress(httpx.RemoteProtocolError):  # HAProxy's way on a connection that was used before
+                answer = raw.post("/predict", content=body(POISON))
+                assert (answer.status_code, answer.json()["code"]) == (503, "replica_lost")
+        answer = httpx.post(f"{server.url}/predict", content=body(), trust_env=False, timeout=60.0)
+        assert answer.status_code == 200
+        after = server.until_there_are(3)
+        assert len(before - after) == 1
+        with pytest.raises(RequestError, match=r"replica_lost|connection ended") as caught:
+            client.predict(POISON)
+        assert caught.value.tries == 2
+        later = server.until_there_are(3)
+        assert 1 <= len(after - later) <= 2
+        assert client.predict(png()).label
+        with Client(server.url, repeat_lost=False) as careful, pytest.raises(RequestError) as caught:
+            careful.predict(POISON)
+        assert caught.value.tries == 1
+        assert len(later - server.until_there_are(3)) == 1
+
+
+def test_what_a_replica_had_when_it_was_killed_goes_to_no_other(tmp_path: Path) -> None:
+    with started(tmp_path, "replicas=2", "limits.deadline_s=60") as server:
+        server.wait_for_line("ready:")
+        before = server.until_there_are(2)
+        port = int(server.url.rpartition(":")[2])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60.0)
+        connection.putrequest("POST", "/predict")
+        connection.putheader("Content-Length", str(len(body())))
+        connection.endheaders(body()[:-1])
+        busy: list[int] = []
+        while not busy:
+            busy = [each["pid"] for each in server.health()["details"] if each["in_flight"]]
+        os.kill(busy[0], signal.SIGSTOP)
+        connection.send(body()[-1:])  # now it has all of it
+        os.kill(busy[0], signal.SIGKILL)
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["code"]) == (503, "replica_lost")
+        assert before - server.until_there_are(2) == {busy[0]}
+        assert answered(server, before - {busy[0]}) == 0
+
+
+def answered(server: Started, pids: set[int]) -> float:
+    """Predictions that these replicas answered."""
+    names = {each["replica"] for each in server.health()["details"] if each["pid"] in pids}
+    text = httpx.get(f"{server.metrics_url}/metrics", trust_env=False, timeout=60.0).text
+    found = re.findall(r'^dlhpc_requests_total{replica="(\w+)",route="/predict",status="\d+"} (\S+)$', text, re.M)
+    return sum(float(count) for replica, count in found if replica in names)
+
+
+def test_a_drain_that_takes_too_long_is_cut_off_and_says_what_is_lost(tmp_path: Path) -> None:
+    with started(tmp_path, "drain_timeout_s=1", "limits.deadline_s=60") as server:
+        server.wait_for_line("ready:")
+        port = int(server.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=60.0) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+            while not server.health()["in_flight"]:
+                time.sleep(0.02)
+            server.process.terminate()
+            assert server.process.wait(STOP_WITHIN_S) == 1
+        assert "1 predictions were still in flight after 1 s (drain_timeout_s) and are lost" in server.log.read_text()
 
 
 def test_after_a_kill_9_of_the_supervisor_the_port_is_free_again(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.serving.asgi import INFO
 
 
 def snapshot(in_flight: int = 0, *, is_draining: bool = False) -> Snapshot:
-    return Snapshot("r1", (INFO,), in_flight, False, is_draining, ())
+    return Snapshot("r1", (INFO,), in_flight, False, is_draining, (), 1, ())
 
 
 @dataclass

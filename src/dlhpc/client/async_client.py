@@ -35,6 +35,7 @@ class AsyncClient:
         *,
         model: str | None = None,
         deadline_s: float = 30.0,
+        repeat_lost: bool = True,
         api_key: str | None = None,
         verify: Verify = True,
         proxy: str | None = None,
@@ -43,7 +44,7 @@ class AsyncClient:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """As Client's."""
-        self._target = Target(url, model, deadline_s, api_key, verify, proxy)
+        self._target = Target(url, model, deadline_s, repeat_lost, api_key, verify, proxy)
         self._sleep, self._now = sleep, now
         self._http: httpx.AsyncClient = self._target.connected(httpx.AsyncClient, transport)
 

@@ -49,6 +49,7 @@ class Attempts:
         now: float,
         *,
         request_id: str | None = None,
+        repeat_lost: bool = True,
         draw: Callable[[float, float], float] = random.uniform,
         date: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -58,7 +59,7 @@ class Attempts:
         self._deadline_s, self._end = deadline_s, now + deadline_s
         self._draw, self._date = draw, date
         self._wait = FIRST_WAIT_S
-        self._lost = 0
+        self._lost, self._most_lost = 0, MOST_LOST if repeat_lost else 1
 
     def begin(self, now: float) -> tuple[dict[str, str], float]:
         """Headers of the next attempt, which is counted, and the seconds that it may take."""
@@ -102,7 +103,7 @@ class Attempts:
 
     def _count_lost(self, error: RequestError) -> None:
         self._lost += 1
-        if self._lost >= MOST_LOST:
+        if self._lost >= self._most_lost:
             raise error
 
     def _pause(self, error: RequestError, least: float, now: float) -> float:

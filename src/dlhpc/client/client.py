@@ -37,6 +37,7 @@ class Client:
         *,
         model: str | None = None,
         deadline_s: float = 30.0,
+        repeat_lost: bool = True,
         api_key: str | None = None,
         verify: Verify = True,
         proxy: str | None = None,
@@ -45,13 +46,14 @@ class Client:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`model` names one of several that are served there; `deadline_s` bounds each call, retries included;
-        `api_key` goes with each request.
+        `api_key` goes with each request. `repeat_lost` says whether what was sent and lost is sent once more: where one
+        image may end the replica that works on it, False keeps it from a second one.
 
         `verify` says whose certificates are trusted behind https: a file of them (PEM), an ssl.SSLContext, True for the
         usual authorities, False for anybody's. `proxy` is the URL of a proxy (the environment's is not asked).
         `transport`, `sleep` and `now` are httpx's and time's.
         """
-        self._target = Target(url, model, deadline_s, api_key, verify, proxy)
+        self._target = Target(url, model, deadline_s, repeat_lost, api_key, verify, proxy)
         self._sleep, self._now = sleep, now
         self._http: httpx.Client = self._target.connected(httpx.Client, transport)
 

@@ -23,11 +23,19 @@ class Target:
     """A server's address, the model that is asked there, the deadline of each call, and how connections are made."""
 
     def __init__(
-        self, url: str, model: str | None, deadline_s: float, api_key: str | None, verify: Verify, proxy: str | None
+        self,
+        url: str,
+        model: str | None,
+        deadline_s: float,
+        repeat_lost: bool,
+        api_key: str | None,
+        verify: Verify,
+        proxy: str | None,
     ) -> None:
         self.url = url.rstrip("/")
         self.model = model
         self.deadline_s = _positive(deadline_s)
+        self._repeat_lost = repeat_lost
         self._headers = _JSON if api_key is None else {**_JSON, "Authorization": f"Bearer {api_key}"}
         self._verify, self._proxy = _trusted(verify, self.url), proxy
 
@@ -60,7 +68,7 @@ class Target:
     def attempts(self, path: str, deadline_s: float | None, now: float, request_id: str | None = None) -> Attempts:
         """The attempts of a call that begins now."""
         seconds = self.deadline_s if deadline_s is None else _positive(deadline_s)
-        return Attempts(self.url, path, seconds, now, request_id=request_id)
+        return Attempts(self.url, path, seconds, now, request_id=request_id, repeat_lost=self._repeat_lost)
 
 
 def timeouts(left_s: float) -> httpx.Timeout:

@@ -84,6 +84,11 @@ class Batcher:
             if not self._coming and self._timer is not None:
                 self._schedule()
 
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a forward pass."""
+        return len(self._queue)
+
     def ahead(self, client: str) -> int:
         """Of those that wait or are being read, how many would go before an image that this client sends now."""
         return self._queue.ahead(client) + self._coming

@@ -115,6 +115,7 @@ fail() {{ echo "dlhpc: Ray Serve's HAProxy configuration is not the one that was
 sed -i -f {shlex.quote(str(folder / "edits.sed"))} "$3"
 grep -qE '^ *bind (:|\\*:)' "$3" && fail "it listens on every interface"
 {checks}
+grep -E '^ *retry-on ' "$3" | grep -qvE '^ *retry-on conn-failure *$' && fail "it repeats what a replica had"
 echo $$ > {shlex.quote(str(folder / PID_FILE))}
 # With its parent HAProxy dies too, or it would hold the port for ever.
 command -v setpriv > /dev/null && exec setpriv --pdeathsig KILL {shlex.quote(binary)} "$@"

@@ -8,9 +8,11 @@ from typing import Literal
 
 from prometheus_client.core import Metric
 
+from dlhpc import __version__
 from dlhpc.serving.exchange import Handler, Refusal, Reply, Request
 from dlhpc.serving.guards.admission import RETRY_AFTER
-from dlhpc.spec.wire import HealthReply, ModelInfo
+from dlhpc.spec.serving import ServingSpec
+from dlhpc.spec.wire import HealthReply, LaneHealth, LimitsInfo, ModelInfo, ReplicaHealth
 
 Phase = Literal["starting", "serving", "draining"]
 State = Callable[[], Awaitable[HealthReply]]
@@ -34,10 +36,12 @@ class Snapshot:
     is_full: bool
     is_draining: bool
     families: Sequence[Metric]
+    pid: int
+    lanes: tuple[LaneHealth, ...]
 
 
-def health(phase: Phase, snapshots: Sequence[Snapshot], uptime_s: float) -> HealthReply:
-    """The health of a server made of these replicas."""
+def health(phase: Phase, snapshots: Sequence[Snapshot], uptime_s: float, spec: ServingSpec) -> HealthReply:
+    """The health of a server made of these replicas, which this spec describes."""
     if phase == "serving" and not snapshots:
         status = "unavailable"
     elif phase == "draining" or (snapshots and all(each.is_draining for each in snapshots)):
@@ -52,6 +56,31 @@ def health(phase: Phase, snapshots: Sequence[Snapshot], uptime_s: float) -> Heal
         in_flight=sum(each.in_flight for each in snapshots),
         uptime_s=round(uptime_s, 3),
         models=tuple({(info.name, info.digest): info for each in snapshots for info in each.models}.values()),
+        version=__version__,
+        limits=_limits(spec),
+        details=tuple(_details(each) for each in snapshots),
+    )
+
+
+def _limits(spec: ServingSpec) -> LimitsInfo:
+    limits = spec.limits
+    return LimitsInfo(
+        max_concurrent=limits.max_concurrent,
+        max_batch_size=spec.batching.max_batch_size,
+        max_body_bytes=limits.max_body_bytes,
+        max_image_pixels=limits.max_image_pixels,
+        deadline_s=limits.deadline_s,
+    )
+
+
+def _details(snapshot: Snapshot) -> ReplicaHealth:
+    return ReplicaHealth(
+        replica=snapshot.replica,
+        pid=snapshot.pid,
+        in_flight=snapshot.in_flight,
+        is_full=snapshot.is_full,
+        is_draining=snapshot.is_draining,
+        lanes=snapshot.lanes,
     )
 
 

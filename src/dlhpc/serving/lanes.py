@@ -19,6 +19,7 @@ from dlhpc.serving.guards.queue import Pace, queue
 from dlhpc.serving.plan import key_of
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import ServingSpec
+from dlhpc.spec.wire import LaneHealth
 
 
 class Answering(Protocol):
@@ -86,6 +87,16 @@ class Lane:
             return await self._handlers[protocol](request)
         finally:
             self.in_flight -= 1
+
+    def health(self) -> LaneHealth:
+        """How it is doing now."""
+        return LaneHealth(
+            model=self.info.name,
+            digest=self.info.digest,
+            in_flight=self.in_flight,
+            queued=self.batcher.waiting,
+            breaker=self._breaker.state,
+        )
 
     def close(self) -> None:
         """Let go of the model. Nothing may be in flight, and nothing come any more."""

@@ -8,7 +8,7 @@ from dlhpc.serving.exchange import Handler, Refusal, Reply, Request
 from dlhpc.serving.lanes import Lane, Surroundings
 from dlhpc.serving.plan import Plan, PlannedModel, key_of
 from dlhpc.serving.slots import Slot
-from dlhpc.spec.wire import ModelInfo
+from dlhpc.spec.wire import LaneHealth, ModelInfo
 
 Load = Callable[[ModelInfo], Slot]
 """Loads a version and warms it up; blocks."""
@@ -27,6 +27,10 @@ class Models:
     def infos(self) -> Sequence[ModelInfo]:
         """Every version that is served, that of the default first."""
         return tuple(self.plan.versions.values())
+
+    def health(self) -> tuple[LaneHealth, ...]:
+        """How each version is doing."""
+        return tuple(lane.health() for lane in self._lanes.values())
 
     def lane(self, name: str | None = None, version: str | None = None) -> Lane:
         """The lane that answers for a model: the default one's without `name`.

@@ -17,6 +17,8 @@ def ray_settings(folder: Path, proxy_script: Path, fallback_port: int) -> dict[s
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",  # the supervisor, which has no loop, calls the replicas
+        # Only what reached no replica goes to another: a request that kills replicas must not go from one to the next.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # would parse a line of log per request, in Python
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(proxy_script),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/p/haproxy.cfg",

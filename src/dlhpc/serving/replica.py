@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ class Replica:
     def __init__(self, plan: Plan, load: Load, spec: ServingSpec, replica_id: str, *, in_ray: bool = False) -> None:
         """Load the plan's versions. Raises what `load` does."""
         self._id = replica_id
+        self._spec = spec
         self._started = time.monotonic()
         self._metrics = ReplicaMetrics()
         self._guards = self._metrics.guards
@@ -91,6 +93,8 @@ class Replica:
             in_flight=self._admission.in_flight,
             is_full=self._admission.is_full,
             is_draining=self._admission.is_closed,
+            pid=os.getpid(),
+            lanes=self.models.health(),
             families=self._metrics.families() if with_metrics else (),
         )
 
@@ -99,4 +103,5 @@ class Replica:
         self._admission.close()
 
     async def _health(self) -> HealthReply:
-        return health("serving", [self.snapshot(with_metrics=False)], time.monotonic() - self._started)
+        uptime_s = time.monotonic() - self._started
+        return health("serving", [self.snapshot(with_metrics=False)], uptime_s, self._spec)

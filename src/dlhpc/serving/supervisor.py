@@ -102,7 +102,7 @@ class Supervisor:
             snapshots = await asyncio.to_thread(
                 self._cluster.snapshots, with_metrics=with_metrics, timeout_s=LOOK_TIMEOUT_S
             )
-        return health(self.phase, snapshots, self._now() - self._began), snapshots
+        return health(self.phase, snapshots, self._now() - self._began, self._spec), snapshots
 
     def run(self, stop: Stop, ready: Callable[[], None]) -> None:
         """Serve until `stop`; `ready` is called once, when predictions are answered.

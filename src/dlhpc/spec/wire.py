@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
@@ -144,6 +144,53 @@ class ModelInfo(_Body):
     """How its bytes were looked at: `full`, `cached` or, with sizes alone, `fast`."""
 
 
+class LaneHealth(_Body):
+    """How one version is doing in one replica."""
+
+    model: str
+    """`name:number`."""
+    digest: str
+    """`sha256:<hex>`."""
+    in_flight: int
+    """Requests that are being answered."""
+    queued: int
+    """Images that wait for a forward pass."""
+    breaker: Literal["closed", "half_open", "open"]
+    """State of its circuit breaker."""
+
+
+class ReplicaHealth(_Body):
+    """How one replica is doing."""
+
+    replica: str
+    """Its name, which the metrics carry too."""
+    pid: int
+    """Its process."""
+    in_flight: int
+    """Predictions being worked on."""
+    is_full: bool
+    """Whether the next one would be refused."""
+    is_draining: bool
+    """Whether it lets nothing in any more."""
+    lanes: tuple[LaneHealth, ...]
+    """The versions that it holds."""
+
+
+class LimitsInfo(_Body):
+    """What one replica lets in; null is no limit."""
+
+    max_concurrent: int | None
+    """Predictions at a time."""
+    max_batch_size: int
+    """Images in a forward pass."""
+    max_body_bytes: int
+    """Bytes of a body."""
+    max_image_pixels: int
+    """Pixels of an image."""
+    deadline_s: float | None
+    """Seconds that a prediction may take."""
+
+
 class HealthReply(_Body):
     """How a server, or one replica of it, is doing."""
 
@@ -157,6 +204,12 @@ class HealthReply(_Body):
     """Seconds since the start."""
     models: tuple[ModelInfo, ...]
     """What is served."""
+    version: str = ""
+    """Of dlhpc."""
+    limits: LimitsInfo | None = None
+    """Of each replica."""
+    details: tuple[ReplicaHealth, ...] = ()
+    """Each replica that answers."""
 
 
 class FieldError(_Body):

@@ -158,7 +158,7 @@ def test_a_key_has_the_limit_of_its_own_and_others_of_the_same_address_have_thei
 
 def test_metrics_of_the_supervisor_ask_for_their_scope(holders: Holders) -> None:
     async def look(with_metrics: bool) -> tuple[HealthReply, list[Snapshot]]:
-        return health("serving", [], 0.0), []
+        return health("serving", [], 0.0, ServingSpec()), []
 
     guard = authenticate(KeyFile(holders.path, 0.0), "metrics", lambda reason: None)
     app = exporter_app(look, [guard])
