@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
 import pytest
 
-from dlhpc.backends import load_backend
+from dlhpc.backends import installed, load_backend
 from dlhpc.errors import MissingExtraError, UsageError
 
 
@@ -44,3 +45,15 @@ def test_a_missing_module_of_our_own_is_no_missing_extra(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "dlhpc.engines.flax_backend", None)
     with pytest.raises(ModuleNotFoundError, match="flax_backend"):
         load_backend("flax")
+
+
+def test_what_is_installed_is_known_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(sys.modules)
+    assert installed() == ["flax", "torch"]
+    assert not {name for name in set(sys.modules) - before if name.startswith(("jax", "torch", "flax"))}
+    there = importlib.util.find_spec
+    for missing, left in (("jaxlib", ["torch"]), ("torch", ["flax"]), ("deepspeed", ["flax", "torch"])):
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, gone=missing: None if name == gone else there(name)
+        )
+        assert installed() == left

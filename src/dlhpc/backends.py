@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from collections.abc import Sequence
+from typing import get_args
 
 from dlhpc.errors import MissingExtraError, UsageError
 from dlhpc.ports import Backend
+from dlhpc.spec.run import Backend as BackendName
 
 _PACKAGES = {"flax": ("flax", "jax", "jaxlib", "optax"), "torch": ("torch", "deepspeed")}
 
@@ -26,3 +30,14 @@ def load_backend(name: str) -> Backend:
         raise MissingExtraError(f"backend '{name}'", package, name) from error
     backend: Backend = module.BACKEND
     return backend
+
+
+def installed() -> Sequence[BackendName]:
+    """The frameworks that are installed. Nothing is imported: a process that asks stays free of them."""
+    missing = {package for packages in _PACKAGES.values() for package in packages if not _is_there(package)}
+    # DeepSpeed trains, and is not to be had everywhere; a predictor needs it not.
+    return [name for name in get_args(BackendName) if not missing.intersection(_PACKAGES[name]) - {"deepspeed"}]
+
+
+def _is_there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

@@ -325,3 +325,18 @@ def test_fast_looks_at_sizes_and_says_so_each_time(registry, caplog):
 def test_fast_and_signatures_do_not_go_together(registry):
     with pytest.raises(UsageError, match="a signature is of digests"):
         registry.get("pets", verify="fast", require_signature=["key.pub"])
+
+
+def test_notes_outlive_eviction_and_are_read_only_where_nobody_else_writes(tmp_path):
+    cache = NodeCache(tmp_path / "cache", most_bytes=10)
+    assert cache.note("aa") is None
+    cache.keep_note("aa", {"much": "x" * 100})
+    cache.read("bb", 5, lambda: b"12345")
+    cache.read("cc", 8, lambda: b"12345678")
+    assert cache.note("aa") == {"much": "x" * 100}
+    (cache.folder / "aa.note").write_bytes(b"no JSON")
+    assert cache.note("aa") is None
+    cache.folder.chmod(0o777)
+    for ask in (lambda: cache.note("aa"), lambda: cache.keep_note("aa", 1)):
+        with pytest.raises(UsageError, match="others may write to it"):
+            ask()

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from dlhpc.errors import DlhpcError, IntegrityError, NotFoundError, UsageError
@@ -49,12 +51,24 @@ class Subject(Protocol):
 class WorkerProcess:
     """A Subject in a process (benchmark_worker.py)."""
 
-    def __init__(self, root: str, digest: str, backend: Backend) -> None:
+    def __init__(
+        self,
+        root: str,
+        digest: str,
+        backend: Backend,
+        *,
+        cache_dir: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`cache_dir` is a node's cache, from which bytes are taken that were hashed when they came there; without it
+        all are read from the registry and hashed. `environ` is the process's environment, this one's by default."""
         self._who = f"the process that measures sha256:{digest[:12]} in {backend}"
         # A file and not a pipe: a library that says much cannot fill it up and stand still.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        cached = [] if cache_dir is None else [str(cache_dir)]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dlhpc.registry.benchmark_worker", root, digest, backend],
+            [sys.executable, "-P", "-m", "dlhpc.registry.benchmark_worker", root, digest, backend, *cached],
+            env=environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -78,6 +92,10 @@ class WorkerProcess:
     def parity(self) -> float:
         """Largest difference of a class probability to the golden answers."""
         return float(self._ask(ask="parity")["parity"])
+
+    def end(self) -> None:
+        """Kill the process: whoever waits for its answer, in another thread too, gets a DlhpcError."""
+        self._process.kill()
 
     def close(self) -> None:
         """Let the process end; it is killed when it does not."""

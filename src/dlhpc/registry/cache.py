@@ -3,6 +3,7 @@
     <digest>          the bytes, read-only
     <digest>.json     what the kernel said of that file when its hashed bytes had been written
     <digest>.lock     locked while the bytes are fetched; its time of change is when they were used last
+    <key>.note        something small that was found out on this node, as JSON: faster.py's verdicts
 
 The first process fetches and hashes, writes those bytes aside, and renames them into place. The others open the file,
 compare what the kernel says of the open file (device, inode, size, owner, mode, times of change) with the record, read
@@ -22,7 +23,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dlhpc.errors import UsageError
 from dlhpc.files import write_atomic
@@ -34,6 +35,7 @@ MOST_BYTES: Final = 20 * 10**9
 _ASIDE: Final = ".tmp"
 _LOCK: Final = ".lock"
 _RECORD: Final = ".json"
+_NOTE: Final = ".note"
 _TRIES: Final = 20
 
 
@@ -74,6 +76,24 @@ class NodeCache:
         with self._telling("be bounded"):
             self._evict(digest)
         return content
+
+    def note(self, key: str) -> Any:
+        """What was kept under a key, whoever of this user wrote it; None where nothing is, or no JSON.
+
+        Raises UsageError when others may write to the folder.
+        """
+        if not self._is_there():
+            return None
+        try:
+            return json.loads((self.folder / f"{key}{_NOTE}").read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def keep_note(self, key: str, content: Any) -> None:
+        """Keep a JSON value under a key; it is never evicted. Raises UsageError when others may write to the folder."""
+        if self._is_there():
+            with self._telling("be written"):
+                write_atomic(self.folder / f"{key}{_NOTE}", canonical_json(content) + b"\n")
 
     def _is_there(self) -> bool:
         """Make the folder where it is missing; False when that is impossible. Raises UsageError when it is unsafe."""
@@ -155,6 +175,8 @@ class NodeCache:
         sizes: dict[str, int] = {}
         times: dict[str, float] = {}
         for entry in os.scandir(self.folder):
+            if entry.name.endswith(_NOTE):
+                continue
             with suppress(FileNotFoundError):
                 status, name = entry.stat(follow_symlinks=False), entry.name.split(".")[0]
                 sizes[name] = sizes.get(name, 0) + status.st_size

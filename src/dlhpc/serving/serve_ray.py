@@ -27,6 +27,7 @@ from dlhpc import errors
 from dlhpc.errors import ConfigError, DlhpcError, MissingExtraError, ServingError
 from dlhpc.serving.api_keys import KeyFile
 from dlhpc.serving.app import App
+from dlhpc.serving.compute import device_environment
 from dlhpc.serving.exchange import Guard
 from dlhpc.serving.exporter import Exporter, exporter_app, listen
 from dlhpc.serving.guards.auth import authenticate
@@ -62,11 +63,13 @@ def serve(spec: ServingSpec, ready: Callable[[Plan], None]) -> None:
     with ExitStack() as stack:
         stack.enter_context(stop.on_signals())
         metrics_guards = _metrics_guards(spec)
-        plan = first_plan(spec)
+        for port, setting in ((spec.port, "port"), (spec.metrics_port, "metrics_port")):
+            listen(spec.host, port, setting).close()  # a taken one shows before anything is measured
+        plan = first_plan(spec, lambda: stop.is_wanted)
         for info in plan.versions.values():
-            _say(f"starting: {info.name} ({info.digest[:19]}...) on {info.backend}, {spec.replicas} replica(s)")
+            _say(f"starting: {info.name} ({info.digest[:19]}...), {spec.replicas} replica(s)")
+            _say(f"computes in {info.backend}: {info.backend_reason}")
         _say(f"guards: {' > '.join(spec.guards)}")
-        listen(spec.host, spec.port, "port").close()
         listener = stack.enter_context(listen(spec.host, spec.metrics_port, "metrics_port"))
         cluster = RayCluster(spec, plan, _folder(spec, stack))
         supervisor = Supervisor(cluster, spec, _say)
@@ -91,6 +94,7 @@ class RayReplica:
         # Ray's server for calls between deployments would listen on every interface.
         add_port = internals.add_port_to_grpc_server
         internals.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", LOOPBACK))
+        os.environ.update(device_environment(spec.gpus_per_replica))
         replica_id = ray_serve.get_replica_context().replica_tag
         self._replica = Replica(plan, partial(load_slot, spec), spec, replica_id, in_ray=True)
 

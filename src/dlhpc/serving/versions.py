@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from dlhpc.backends import load_backend
 from dlhpc.registry.artifact import Artifact
 from dlhpc.registry.cache import NodeCache
 from dlhpc.registry.store import Registry
+from dlhpc.serving.compute import backend_of
 from dlhpc.serving.plan import Plan, PlannedModel, plan_of
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import ModelInfo
 
 
-def first_plan(spec: ServingSpec) -> Plan:
+def first_plan(spec: ServingSpec, is_unwanted: Callable[[], bool] = lambda: False) -> Plan:
     """What a server serves to begin with: every model that its spec names, verified.
 
-    Raises NotFoundError without such a model, IntegrityError when one is damaged or not signed as the spec wants it.
+    Frameworks are measured until `is_unwanted`. Raises NotFoundError without such a model, IntegrityError when one is damaged or not signed as the spec wants it.
     """
     if not spec.models:
-        return plan_of(published(spec))
-    models = (PlannedModel(name=name, stable=published(spec, served.ref)) for name, served in spec.models.items())
+        return plan_of(published(spec, is_unwanted=is_unwanted))
+    models = (
+        PlannedModel(name=name, stable=published(spec, served.ref, is_unwanted=is_unwanted))
+        for name, served in spec.models.items()
+    )
     return Plan(epoch=1, models=tuple(models))
 
 
-def published(spec: ServingSpec, ref: str | None = None) -> ModelInfo:
+def published(
+    spec: ServingSpec, ref: str | None = None, *, is_unwanted: Callable[[], bool] = lambda: False
+) -> ModelInfo:
     """The version that a reference stands for (the spec's `model` without one), verified: every replica serves this
-    one, whatever is published meanwhile."""
+    one, whatever is published meanwhile. With backend auto the frameworks are measured first, until `is_unwanted`."""
     registry = Registry(spec.registry, load_backend)
     ref = ref or spec.model or registry.newest().ref
     artifact = _verified(registry, spec, ref)
@@ -35,10 +42,12 @@ def published(spec: ServingSpec, ref: str | None = None) -> ModelInfo:
     asked = [name for name in names if name.partition(":")[0] == re.split("[:@]", ref)[0]]
     shape = artifact.manifest.run.model.input_shape
     assert shape is not None  # a registry holds resolved runs only
+    choice = backend_of(spec, artifact, is_unwanted)
     return ModelInfo(
         name=(asked or names or [ref])[-1],
         digest=f"sha256:{artifact.digest}",
-        backend=artifact.manifest.run.backend if spec.backend == "auto" else spec.backend,
+        backend=choice.backend,
+        backend_reason=choice.reason,
         classes=artifact.classes,
         input_shape=shape,
         verification=spec.verification.mode,

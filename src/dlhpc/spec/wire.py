@@ -136,6 +136,8 @@ class ModelInfo(_Body):
     """`sha256:<hex>`."""
     backend: str
     """Framework that computes."""
+    backend_reason: str = ""
+    """Why that one: as configured, or what was measured."""
     classes: tuple[str, ...]
     """Name of each class, in order."""
     input_shape: tuple[int, int, int]
