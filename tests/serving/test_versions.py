@@ -30,7 +30,7 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def spec(registry: Registry, **settings: Any) -> ServingSpec:
-    return ServingSpec(registry=registry.root, **settings)
+    return ServingSpec(**{"registry": registry.root, "backend": "trained", **settings})
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,18 @@ def test_a_version_with_two_names_is_told_by_the_one_that_was_asked_for(registry
     assert published(spec(registry, model="dogs:2")).name == "dogs:2"
 
 
-@pytest.mark.parametrize(("backend", "computes"), [("auto", "torch"), ("flax", "flax"), ("torch", "torch")])
-def test_the_backend_is_the_trainers_unless_said(registry: Registry, backend: str, computes: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "computes", "reason"),
+    [
+        ("trained", "torch", "it trained the model"),
+        ("flax", "flax", "as configured"),
+        ("torch", "torch", "as configured"),
+    ],
+)
+def test_the_backend_is_told_with_its_reason(registry: Registry, backend: str, computes: str, reason: str) -> None:
     registry.publish(sample(4, backend="torch"), "made-by-torch")
-    assert published(spec(registry, backend=backend)).backend == computes
+    info = published(spec(registry, backend=backend))
+    assert (info.backend, info.backend_reason) == (computes, reason)
 
 
 def test_the_first_plan_has_every_model_in_the_specs_order(registry: Registry) -> None:

@@ -19,7 +19,8 @@ from dlhpc.spec.wire import ModelInfo
 def first_plan(spec: ServingSpec, is_unwanted: Callable[[], bool] = lambda: False) -> Plan:
     """What a server serves to begin with: every model that its spec names, verified.
 
-    Frameworks are measured until `is_unwanted`. Raises NotFoundError without such a model, IntegrityError when one is damaged or not signed as the spec wants it.
+    Frameworks are measured until `is_unwanted`. Raises NotFoundError without such a model, IntegrityError when one is
+    damaged or not signed as the spec wants it.
     """
     if not spec.models:
         return plan_of(published(spec, is_unwanted=is_unwanted))
