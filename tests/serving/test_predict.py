@@ -9,7 +9,7 @@ import math
 import struct
 import threading
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -23,6 +23,7 @@ from dlhpc.serving.batching import Batcher
 from dlhpc.serving.bodies import Asked, pixels_of
 from dlhpc.serving.exchange import Refusal, Reply, Request
 from dlhpc.serving.predict import INLINE_BODY_BYTES, Predict
+from dlhpc.serving.rows import Rows
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import LimitsSpec
 from dlhpc.spec.wire import Failure, Prediction, PredictionsReply, PredictReply
@@ -30,6 +31,17 @@ from tests.serving.asgi import CLASSES, INFO, SHAPE, SLOT, body, brightness, png
 
 JSON = [(b"content-type", b"application/json")]
 MANY = 10**9
+
+
+def handler(
+    slot: Slot,
+    batcher: Batcher,
+    readers: Executor,
+    limits: LimitsSpec = LimitsSpec(),  # noqa: B008 - frozen
+) -> Predict:
+    """The handler of a slot."""
+    rows = Rows(slot.info.input_shape, batcher, readers, limits, lambda request: request.peer)
+    return Predict(slot.info, batcher, readers, rows, limits)
 
 
 def ask(
@@ -44,7 +56,7 @@ def ask(
         with ThreadPoolExecutor(1) as thread, ThreadPoolExecutor(1, "reader") as readers:
             batcher = Batcher(slot.predictor, thread, max_batch_size=4, max_wait_s=0.0, observe=lambda size, s: None)
             request = Request("POST", "/predict", headers, receiving([content]), "the-id")
-            return await Predict(slot, batcher, readers, limits)(request)
+            return await handler(slot, batcher, readers, limits)(request)
 
     return asyncio.run(scenario())
 
@@ -379,16 +391,16 @@ def test_several_images_count_as_many_and_their_pixels_as_bytes() -> None:
 
 async def on(threads: ThreadPoolExecutor, request: Request) -> Reply:
     batcher = Batcher(SLOT.predictor, threads, max_batch_size=4, max_wait_s=0.0, observe=lambda size, s: None)
-    return await Predict(SLOT, batcher, threads, LimitsSpec())(request)
+    return await handler(SLOT, batcher, threads)(request)
 
 
 def test_floats_and_bytes_may_come_together() -> None:
     async def scenario(threads: ThreadPoolExecutor) -> list[Reply]:
         batcher = Batcher(in_their_range, threads, max_batch_size=4, max_wait_s=0.0, observe=lambda size, s: None)
-        handler = Predict(Slot(INFO, in_their_range), batcher, threads, LimitsSpec())
+        predict = handler(Slot(INFO, in_their_range), batcher, threads)
         floats = json.dumps({"pixels": np.full(SHAPE, 0.25).tolist(), "range": [0, 1]}).encode()
         requests = [Request("POST", "/predict", JSON, receiving([each]), "i") for each in (floats, body(LIGHT)) * 2]
-        return await asyncio.gather(*map(handler, requests))
+        return await asyncio.gather(*map(predict, requests))
 
     with ThreadPoolExecutor(2) as threads:
         replies = asyncio.run(scenario(threads))

@@ -17,6 +17,8 @@ from dlhpc.spec.wire import REQUEST_ID
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Observe = Callable[[str, int, float], None]
 """Told of every answer: route (its pattern, empty for unknown paths), status, seconds."""
+Refuse = Callable[[Refusal, Request], Reply]
+"""Makes the reply to a request that is refused."""
 
 _REQUEST_ID: Final = REQUEST_ID.encode()
 _SANE_ID: Final = re.compile(rb"[!-~]{1,128}")
@@ -26,17 +28,30 @@ _TOLD: Final = 100
 _log = logging.getLogger(__name__)
 
 
+def problem_reply(refusal: Refusal, request: Request) -> Reply:
+    """A refusal as a problem document."""
+    return refusal.reply(request.id)
+
+
 class App:
     """Routes as an ASGI application.
 
     `routes` maps path -> method -> handler; a path may have parameters, `/models/{name}`, whose values a handler finds
-    in `request.parameters`. `in_ray` says that Ray Serve carries it: that adds an x-request-id header to every reply,
-    which is done here otherwise, and its proxy names the client in a header.
+    in `request.parameters`. `refuse` words what is refused. `in_ray` says that Ray Serve carries it: that adds an
+    x-request-id header to every reply, which is done here otherwise, and its proxy names the client in a header.
     """
 
-    def __init__(self, routes: Mapping[str, Mapping[str, Handler]], observe: Observe, *, in_ray: bool = False) -> None:
+    def __init__(
+        self,
+        routes: Mapping[str, Mapping[str, Handler]],
+        observe: Observe,
+        *,
+        refuse: Refuse = problem_reply,
+        in_ray: bool = False,
+    ) -> None:
         self._routes = Routes(routes)
         self._observe = observe
+        self._refuse = refuse
         self._in_ray = in_ray
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -64,13 +79,13 @@ class App:
         try:
             return await self._handler(request, route)(request)
         except Refusal as refusal:
-            return refusal.reply(request.id)
+            return self._refuse(refusal, request)
         except ClientGone:
             raise
         except Exception:
-            _log.exception("request %s: %s %s failed", request.id, request.method, request.path)
+            _log.exception("%s: %s %s failed", request, request.method, request.path)
             fault = Refusal("internal_error", "this is a fault of the server; its log has the request's id")
-            return fault.reply(request.id)
+            return self._refuse(fault, request)
 
     def _handler(self, request: Request, route: Route | None) -> Handler:
         if route is None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from dlhpc.data.decode import ImageTooLargeError, decode_image
 from dlhpc.errors import DataError
-from dlhpc.serving.exchange import Refusal, Request
+from dlhpc.serving.exchange import Refusal, Request, check_plain
 from dlhpc.serving.form_data import HOW_TO_POST, boundary_of, form_parts
 from dlhpc.spec.wire import (
     HOW_TO_SEND,
@@ -79,11 +79,7 @@ _JSON: Final = Form("json")
 
 def form_of(request: Request) -> Form:
     """How a request's body is to be read; one that does not say is taken for JSON. Refusal(415) for other types."""
-    encoding = request.header(b"content-encoding")
-    if encoding is not None and encoding.lower() != b"identity":
-        raise Refusal(
-            "unsupported_media_type", f"content-encoding {encoding.decode('latin-1')!r}: send it plain", close=True
-        )
+    check_plain(request)
     given = request.header(b"content-type")
     if given is None or given == b"application/json":
         return _JSON
@@ -137,8 +133,7 @@ def scaled(numbers: npt.NDArray[Any], field: str, span: tuple[float, float]) -> 
         place = tuple(int(index) for index in np.argwhere(~is_inside)[0])
         raise Refusal(
             "bad_pixels",
-            f"{field}: {numbers[place]} at {list(place)} is not within range {low:g}..{high:g}; "
-            'say with "range": [black, white] what the numbers mean',
+            f"{field}: {numbers[place]} at {list(place)} is not within range {low:g}..{high:g}",
         )
     if span == (0.0, 255.0) and (numbers.dtype.kind in "iu" or (numbers == np.floor(numbers)).all()):
         return numbers.astype(np.uint8)
@@ -162,7 +157,7 @@ def _from_json(body: bytes, shape: Shape, most: int) -> Asked:
     try:
         request = _MEMBERS.get(first, PredictRequest).model_validate_json(body)
     except ValidationError as error:
-        raise _not_a_request(error, body) from error
+        raise problem_of(error, body, f"{EXPECTED}: {HOW_TO_SEND}") from error
     match request:
         case PredictRequest():
             return Asked([request.image], False, "image")
@@ -184,7 +179,7 @@ def _from_pixels(request: PixelsRequest, shape: Shape, most: int) -> Asked:
     low, high = request.range
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise _wrong("range", f"[{low:g}, {high:g}] came, expected [black, white], such as [0, 255] or [0, 1]")
-    _check_numbers(request.pixels, shape)
+    check_numbers(request.pixels, "pixels", _expected(shape))
     try:
         numbers = np.array(request.pixels)
     except ValueError as error:
@@ -200,16 +195,16 @@ def _from_pixels(request: PixelsRequest, shape: Shape, most: int) -> Asked:
     raise Refusal("bad_pixels", f"pixels: an array of shape {list(numbers.shape)} came; {_expected(shape)}")
 
 
-def _check_numbers(values: list[Any], shape: Shape) -> None:
+def check_numbers(values: list[Any], field: str, expected: str) -> None:
     """Refusal for anything but numbers in lists, before numpy makes room for texts as long as the longest of them."""
     kinds = set(map(type, values))
     if kinds == {list}:
         for each in values:
-            _check_numbers(each, shape)
+            check_numbers(each, field, expected)
     elif not kinds <= {int, float}:
         names = {list: "lists", str: "text", bool: "true or false", dict: "objects", type(None): "null"}
         came = " and ".join(sorted(names.get(kind, "numbers") for kind in kinds))
-        raise Refusal("bad_pixels", f"pixels: {came} came in one list; {_expected(shape)}")
+        raise Refusal("bad_pixels", f"{field}: {came} came in one list; {expected}")
 
 
 def _expected(shape: Shape) -> str:
@@ -235,11 +230,12 @@ def _wrong(field: str, message: str, *, form: bool = False) -> Refusal:
     return Refusal("invalid_request", f"{told}. {how}", errors=[FieldError(field=field, message=message)])
 
 
-def _not_a_request(error: ValidationError, body: bytes) -> Refusal:
+def problem_of(error: ValidationError, body: bytes, expected: str) -> Refusal:
+    """The refusal of a body that is not what is `expected`, with all that is wrong with it."""
     faults = error.errors(include_url=False, include_input=False)
     if faults[0]["type"] == "json_invalid":
         what = faults[0]["msg"] if body else "it is empty"
-        return Refusal("bad_json", f"{what}; expected {EXPECTED}: {HOW_TO_SEND}")
+        return Refusal("bad_json", f"{what}; expected {expected}")
     errors = [FieldError(field=".".join(map(str, fault["loc"])), message=fault["msg"]) for fault in faults]
     told = "; ".join(f"{each.field or 'body'}: {each.message}" for each in errors)
-    return Refusal("invalid_request", f"{told}. Expected {EXPECTED}: {HOW_TO_SEND}", errors=errors)
+    return Refusal("invalid_request", f"{told}. Expected {expected}", errors=errors)

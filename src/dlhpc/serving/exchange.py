@@ -134,6 +134,10 @@ class Request:
         self._receive = receive
         self._content = b""
 
+    def __str__(self) -> str:
+        """What logs call it."""
+        return f"request {self.id}"
+
     def header(self, name: bytes) -> bytes | None:
         """The first header of a (lower-case) name."""
         for key, value in self.headers:
@@ -205,6 +209,15 @@ def guarded(handler: Handler, guards: Sequence[Guard]) -> Handler:
     for guard in reversed(guards):
         handler = guard(handler)
     return handler
+
+
+def check_plain(request: Request) -> None:
+    """Refusal for a body that is compressed."""
+    encoding = request.header(b"content-encoding")
+    if encoding is not None and encoding.lower() != b"identity":
+        raise Refusal(
+            "unsupported_media_type", f"content-encoding {encoding.decode('latin-1')!r}: send it plain", close=True
+        )
 
 
 def _too_large(what: str, limit: int) -> Refusal:

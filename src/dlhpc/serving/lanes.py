@@ -17,6 +17,7 @@ from dlhpc.serving.guards.cache import Replies, cached
 from dlhpc.serving.guards.client_address import client_of, networks
 from dlhpc.serving.guards.queue import Pace, queue
 from dlhpc.serving.plan import key_of
+from dlhpc.serving.rows import Rows
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import LaneHealth
@@ -78,6 +79,7 @@ class Lane:
             passed=self._passed,
             pass_s=self.pace.pass_s if "queue" in spec.guards else lambda size: 0.0,
         )
+        self.rows = Rows(self.info.input_shape, self.batcher, around.readers, spec.limits, self.client_of)
         self._handlers = {name: self._guarded(answers(self)) for name, answers in around.protocols.items()}
 
     async def answer(self, protocol: str, request: Request) -> Reply:

@@ -49,6 +49,10 @@ class Models:
             "unknown_model", f"version {version[:80]!r} of {model.name!r} is not served here; there are: {served}"
         )
 
+    def served(self, name: str) -> Sequence[ModelInfo]:
+        """Every version of a model that is served. Raises Refusal: unknown_model."""
+        return tuple(self._model(name).versions)
+
     def answer(self, protocol: str) -> Handler:
         """The handler of a protocol: the model is that of the path's `name` and `version`, where it has any."""
 

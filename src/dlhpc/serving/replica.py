@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dlhpc.monitoring.metrics import ReplicaMetrics
 from dlhpc.serving.api_keys import KeyFile
-from dlhpc.serving.app import App
+from dlhpc.serving.app import App, problem_reply
 from dlhpc.serving.exchange import Guard, guarded
 from dlhpc.serving.guards.admission import Admission
 from dlhpc.serving.guards.auth import authenticate
@@ -19,6 +19,7 @@ from dlhpc.serving.guards.rate_limit import RateLimits, rate_limit
 from dlhpc.serving.health import Snapshot, health, health_routes
 from dlhpc.serving.lanes import Answers, Surroundings
 from dlhpc.serving.models import Load, Models
+from dlhpc.serving.oip import Infer, oip_error, oip_routes, speaks_oip
 from dlhpc.serving.plan import Plan
 from dlhpc.serving.predict import Predict
 from dlhpc.spec.serving import AuthSpec, LimitsSpec, ServingSpec
@@ -47,7 +48,8 @@ class Replica:
         self._replies = Replies(spec.cache.max_bytes, self._guards.cache_evicted)
         readers = ThreadPoolExecutor(READERS, "read")
         protocols: dict[str, Answers] = {
-            "predict": lambda lane: Predict(lane.slot, lane.batcher, readers, spec.limits, lane.client_of),
+            "predict": lambda lane: Predict(lane.info, lane.batcher, readers, lane.rows, spec.limits),
+            "oip": lambda lane: Infer(lane.info, lane.batcher, readers, lane.rows, spec.limits),
         }
         self.models = Models(plan, load, Surroundings(spec, self._metrics, self._replies, readers, protocols))
         self._front = self._front_guards(spec)
@@ -57,8 +59,10 @@ class Replica:
                 "/predict": {"POST": predict},
                 "/models/{name}/predict": {"POST": predict},
                 **health_routes(self._health),
+                **oip_routes(self.models, self._health, guarded(self.models.answer("oip"), self._front)),
             },
             self._metrics.answered,
+            refuse=lambda refusal, request: (oip_error if speaks_oip(request) else problem_reply)(refusal, request),
             in_ray=in_ray,
         )
 

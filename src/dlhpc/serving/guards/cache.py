@@ -11,6 +11,7 @@ from typing import Final, Literal
 from cachetools import LRUCache
 
 from dlhpc.serving.exchange import Guard, Handler, Headers, Refusal, Reply, Request
+from dlhpc.spec.oip import JSON_LENGTH
 
 Result = Literal["hit", "miss", "joined", "bypassed"]
 Observe = Callable[[Result], None]
@@ -29,6 +30,8 @@ JOINED: Final[Headers] = ((b"cache-status", b"dlhpc; fwd=miss; collapsed"),)
 BYPASSED: Final[Headers] = ((b"cache-status", b"dlhpc; fwd=request"),)
 """What is told of it, in the words of RFC 9211."""
 
+_TELLING: Final = (b"content-type", JSON_LENGTH.encode())
+"""Headers that tell what a body means."""
 _OF_THE_INPUT: Final = frozenset({400, 413, 415, 422, 500})
 """Status of refusals that everybody gets for an input; others depend on who asked and when."""
 
@@ -57,7 +60,8 @@ class Replies(LRUCache[bytes, Reply]):
 def reply_key(digest: str, request: Request, body: bytes, *, is_shared: bool) -> bytes:
     """What replies are found by: the version that answers, what it is asked, and unless shared whose key asked."""
     holder = request.key.id if request.key is not None and not is_shared else ""
-    head = "\0".join([digest, holder, request.path, (request.header(b"content-type") or b"").decode("latin-1"), ""])
+    told = [(request.header(name) or b"").decode("latin-1") for name in _TELLING]
+    head = "\0".join([digest, holder, request.path, *told, ""])
     hashed = hashlib.sha256(head.encode())
     hashed.update(body)
     return hashed.digest()
