@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from dlhpc.serving.exchange import PEER, ClientGone, Handler, Receive, Refusal, Reply, Request
 from dlhpc.serving.routes import Route, Routes
+from dlhpc.serving.trace import PARENT, trace_of
 from dlhpc.spec.wire import REQUEST_ID
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -63,6 +64,8 @@ class App:
         request = Request(scope["method"], scope["path"], scope["headers"], receive, "")
         request.id = _request_id(request)
         request.peer = self._peer(scope, request)
+        if request.header(PARENT) is not None:
+            request.trace = trace_of(request.headers)
         route = self._routes.find(request.path, scope.get("raw_path") or b"")
         if route is not None:
             request.parameters = route.parameters
@@ -115,6 +118,8 @@ class App:
             (b"content-length", b"%d" % len(reply.body)),
             *reply.headers,
         ]
+        if request.trace is not None:
+            headers += request.trace.headers
         if not self._in_ray:
             headers.append((_REQUEST_ID, request.id.encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dlhpc.serving.trace import Trace
 from dlhpc.spec.api_key import ApiKey
 from dlhpc.spec.wire import PROBLEM_TYPE, PROBLEMS, FieldError, problem
 
@@ -84,6 +85,7 @@ class Request:
 
     __slots__ = (
         "_content",
+        "_first",
         "_receive",
         "admit",
         "deadline",
@@ -97,6 +99,7 @@ class Request:
         "parameters",
         "path",
         "peer",
+        "trace",
         "weight",
     )
 
@@ -131,19 +134,21 @@ class Request:
         """Whether the body has arrived: what comes too late before is the client's fault, and the server's after."""
         self.deadline: float | None = None
         """When, by the event loop's clock, nobody waits for the answer any more; None when somebody always does."""
+        self.trace: Trace | None = None
+        """Where it stands in a trace; None when its client keeps none."""
         self._receive = receive
+        self._first: dict[bytes, bytes] | None = None
         self._content = b""
 
     def __str__(self) -> str:
         """What logs call it."""
-        return f"request {self.id}"
+        return f"request {self.id}" if self.trace is None else f"request {self.id} ({self.trace})"
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of a (lower-case) name."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return None
+        if self._first is None:
+            self._first = dict(reversed(self.headers))
+        return self._first.get(name)
 
     async def body(self, limit: int) -> bytes:
         """The whole body; Refusal(413) as soon as it is known to exceed `limit` bytes, ClientGone when cut off.
