@@ -88,8 +88,8 @@ def test_the_state_of_others_comes_back() -> None:
     assert (
         asked(("traceparent", GIVEN), ("tracestate", "a=1"), ("tracestate", "b=2")).headers["tracestate"] == "a=1,b=2"
     )
-    for given in ("", "a=1\nx", "a=" + "x" * LONGEST_STATE):
-        assert "tracestate" not in asked(("traceparent", GIVEN), ("tracestate", given)).headers
+    for state in ("", "a=1\nx", "a=" + "x" * LONGEST_STATE):
+        assert "tracestate" not in asked(("traceparent", GIVEN), ("tracestate", state)).headers
 
 
 def test_logs_name_the_trace_with_the_request(caplog: pytest.LogCaptureFixture) -> None:
