@@ -73,7 +73,7 @@ class Replica:
             "admission": self._admission.guard,
             "deadline": lambda: self._deadline(spec.limits),
             "rate_limits": lambda: rate_limit(
-                RateLimits(spec.rate_limits, spec.replicas, self._guards.rate_limited), spec.trusted_proxies
+                RateLimits(spec.rate_limits, spec.most_replicas, self._guards.rate_limited), spec.trusted_proxies
             ),
         }
         return [makers[name]() for name in spec.guards if name in makers]

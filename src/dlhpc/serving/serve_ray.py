@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -35,7 +36,7 @@ from dlhpc.serving.haproxy import PID_FILE, install
 from dlhpc.serving.health import Snapshot
 from dlhpc.serving.plan import Plan
 from dlhpc.serving.processes import command_line, end_processes, wait_for
-from dlhpc.serving.ray_settings import ray_settings
+from dlhpc.serving.ray_settings import CPUS_PER_REPLICA, check_gpus, deployment_settings, ray_settings
 from dlhpc.serving.replica import Replica
 from dlhpc.serving.supervisor import Stop, Supervisor
 from dlhpc.serving.versions import first_plan, load_slot
@@ -44,8 +45,6 @@ from dlhpc.spec.serving import ServingSpec
 
 APPLICATION: Final = "dlhpc"
 LOOPBACK: Final = "127.0.0.1"
-CPUS_PER_REPLICA: Final = 0.1
-"""What Ray books, so that a small machine takes several replicas; they use what they need."""
 OBJECT_STORE_BYTES: Final = 100_000_000
 """Nothing of ours travels through Ray's object store; this is about the least that it takes."""
 LONGEST_FOLDER: Final = 40
@@ -67,7 +66,7 @@ def serve(spec: ServingSpec, ready: Callable[[Plan], None]) -> None:
             listen(spec.host, port, setting).close()  # a taken one shows before anything is measured
         plan = first_plan(spec, lambda: stop.is_wanted)
         for info in plan.versions.values():
-            _say(f"starting: {info.name} ({info.digest[:19]}...), {spec.replicas} replica(s)")
+            _say(f"starting: {info.name} ({info.digest[:19]}...), {_count(spec)} replica(s)")
             _say(f"computes in {info.backend}: {info.backend_reason}")
         _say(f"guards: {' > '.join(spec.guards)}")
         listener = stack.enter_context(listen(spec.host, spec.metrics_port, "metrics_port"))
@@ -123,7 +122,8 @@ class RayCluster:
     def start(self) -> Iterator[None]:
         """See Cluster.start."""
         script = install(self._folder, _haproxy(), self._spec)
-        os.environ.update(ray_settings(self._folder, script, _free_port()))
+        is_autoscaling = self._spec.autoscaling is not None
+        os.environ.update(ray_settings(self._folder, script, _free_port(), is_autoscaling=is_autoscaling))
         try:
             import ray
             from ray import serve as ray_serve
@@ -134,7 +134,7 @@ class RayCluster:
         self._is_initialized = True  # even if it fails half way
         ray.init(
             address="local",
-            num_cpus=2 + int(CPUS_PER_REPLICA * self._spec.replicas),
+            num_cpus=2 + int(CPUS_PER_REPLICA * self._spec.most_replicas),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
@@ -142,6 +142,7 @@ class RayCluster:
             _node_ip_address=LOOPBACK,
             _temp_dir=str(self._folder),
         )
+        check_gpus(self._spec, ray.cluster_resources().get("GPU", 0.0))
         yield
         ray_serve.start(http_options={"host": LOOPBACK, "port": self._spec.port})
         yield
@@ -154,15 +155,10 @@ class RayCluster:
     def _application(self) -> Any:
         from ray import serve as ray_serve
 
-        deployment = ray_serve.deployment(
-            name="replica",
-            num_replicas=self._spec.replicas,
-            # Our own admission answers at once and in our words; Ray would let requests wait.
-            max_ongoing_requests=1_000_000,
-            max_constructor_retry_count=1,
-            ray_actor_options={"num_cpus": CPUS_PER_REPLICA, "num_gpus": self._spec.gpus_per_replica},
-            logging_config={"enable_access_log": False, "log_level": "WARNING"},
-        )(ray_serve.ingress()(RayReplica))
+        with warnings.catch_warnings():
+            # Ray means to take the interval of counts from its environment some day; this version does not yet.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            deployment = ray_serve.deployment(**deployment_settings(self._spec))(ray_serve.ingress()(RayReplica))
         return deployment.bind(self._spec, self._plan)
 
     def is_up(self) -> bool:
@@ -175,7 +171,7 @@ class RayCluster:
             raise start_failure("\n".join([*texts, application.message]))
         if application.status != "RUNNING":
             return False
-        if len(self.snapshots(with_metrics=False, timeout_s=1.0)) < self._spec.replicas:
+        if len(self.snapshots(with_metrics=False, timeout_s=1.0)) < self._spec.fewest_replicas:
             return False
         with suppress(httpx.HTTPError):
             return httpx.get(f"{self._spec.url}/readyz", timeout=1.0, trust_env=False).status_code == 200
@@ -288,6 +284,12 @@ def _free_port() -> int:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _count(spec: ServingSpec) -> str:
+    """How many replicas there will be."""
+    fewest, most = spec.fewest_replicas, spec.most_replicas
+    return str(fewest) if spec.autoscaling is None else f"{fewest} to {most}"
 
 
 def _say(text: str) -> None:

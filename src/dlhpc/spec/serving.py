@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
+from dlhpc.spec.autoscaling import AutoscalingSpec
 from dlhpc.spec.base import NETWORK_FORMAT, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from dlhpc.spec.location import Location
 from dlhpc.spec.verification import VerificationSpec
@@ -195,8 +196,11 @@ class ServingSpec(Spec):
     replicas: PositiveInt = 1
     """Processes that hold the model and answer."""
 
+    autoscaling: AutoscalingSpec | None = None
+    """In place of `replicas`, a number that follows the load; fixed when null."""
+
     gpus_per_replica: NonNegativeFloat = 0.0
-    """Share of a GPU that each replica gets; 0 computes on the CPU."""
+    """Share of a GPU that each replica gets, or a whole number of GPUs; 0 computes on the CPU."""
 
     trusted_proxies: tuple[Network, ...] = ()
     """Networks, such as 10.0.0.0/8, of proxies whose X-Forwarded-For is believed; a client's address is otherwise that
@@ -261,6 +265,33 @@ class ServingSpec(Spec):
             raise ValueError(
                 f"model is {self.model!r} and models has {', '.join(self.models)}: keep one of the two; "
                 "models.NAME.ref says which version of a model is served"
+            )
+        return self
+
+    @property
+    def fewest_replicas(self) -> int:
+        """So many there are at least, once the server is ready."""
+        return self.replicas if self.autoscaling is None else self.autoscaling.min_replicas
+
+    @property
+    def most_replicas(self) -> int:
+        """So many there are at most."""
+        return self.replicas if self.autoscaling is None else self.autoscaling.max_replicas
+
+    @model_validator(mode="after")
+    def _one_number_of_replicas(self) -> Self:
+        if self.autoscaling is not None and self.replicas != 1:
+            raise ValueError(
+                f"replicas is {self.replicas} and autoscaling is on: keep one of the two; "
+                "autoscaling.min_replicas says how many there are at least"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_or_whole_gpus(self) -> Self:
+        if self.gpus_per_replica > 1 and self.gpus_per_replica % 1:
+            raise ValueError(
+                f"gpus_per_replica is {self.gpus_per_replica:g}: give a share, such as 0.5, or a whole number"
             )
         return self
 
