@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dlhpc.data.batch import HostBatch
 from dlhpc.spec.model import ModelSpec
+from dlhpc.spec.precision import ComputePrecision
 from dlhpc.spec.run import RunSpec
 
 S = TypeVar("S")
@@ -160,7 +161,13 @@ class Backend(Protocol):
         """A learner for a resolved run."""
         ...
 
-    def predictor(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> Predictor:
+    def predictor(
+        self,
+        model: ModelSpec,
+        weights: NamedArrays,
+        preprocessing: Preprocessing,
+        precision: ComputePrecision = "float32",
+    ) -> Predictor:
         """A predictor over canonical weights. Raises IntegrityError when they do not fit the model's table."""
         ...
 

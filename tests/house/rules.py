@@ -21,7 +21,10 @@ LEVELS: list[tuple[str, list[str]]] = [
     ("L7 backends", ["backends", "client"]),
     ("L7 publication", ["publication"]),
     ("L7 entry", ["api", "doctor"]),
-    ("L7 processes", ["serving.serve_ray", "serving.versions", "serving.compute", "registry.benchmark_worker"]),
+    (
+        "L7 processes",
+        ["serving.serve_ray", "serving.versions", "serving.compute", "serving.deviation", "registry.benchmark_worker"],
+    ),
     ("L8 tools", ["bench"]),
     ("L8 command line", ["cli"]),
 ]

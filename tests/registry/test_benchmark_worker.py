@@ -68,7 +68,7 @@ def test_what_it_does_not_understand_is_said(store):
 
 def test_a_version_may_come_from_the_nodes_cache(store, tmp_path):
     answers = io.StringIO()
-    serve(str(store.root), sample(0).digest, "torch", io.StringIO(""), answers, tmp_path / "cache")
+    serve(str(store.root), sample(0).digest, "torch", io.StringIO(""), answers, cache_dir=tmp_path / "cache")
     assert "beginning" in json.loads(answers.getvalue())
     assert {path.name for path in (tmp_path / "cache").glob("*.json")} == {
         f"{entry.sha256}.json" for entry in sample(0).manifest.files.values()

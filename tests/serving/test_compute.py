@@ -53,6 +53,10 @@ def test_auto_measures_the_version_as_the_replicas_would_compute_it(
     assert len(started) == 2
     backend_of(spec.model_copy(update={"gpus_per_replica": 1.0}), artifact)
     assert len(started) == 4
+    backend_of(spec.model_copy(update={"precision": "int8"}), artifact)  # which computes in float32
+    assert len(started) == 4
+    backend_of(spec.model_copy(update={"precision": "bfloat16"}), artifact)
+    assert [how["precision"] for *_, how in started] == ["float32"] * 4 + ["bfloat16"] * 2
 
 
 def test_a_replica_without_gpus_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:

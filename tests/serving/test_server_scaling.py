@@ -84,7 +84,9 @@ def test_a_share_of_a_gpu_that_is_not_there_is_refused_and_one_that_is_there_is_
         assert "Traceback" not in server.log.read_text()
     # Ray hands out what it is told that there is; JAX computes on the CPU where it finds none of it.
     logical = json.dumps({"GPU": 1})
-    with started(tmp_path, "gpus_per_replica=0.5", "replicas=2", RAY_OVERRIDE_RESOURCES=logical) as server:
+    with started(
+        tmp_path, "gpus_per_replica=0.5", "replicas=2", RAY_OVERRIDE_RESOURCES=logical, CUDA_VISIBLE_DEVICES="0"
+    ) as server:
         server.wait_for_line("ready:")
         assert len(server.until_there_are(2)) == 2
         assert httpx.post(f"{server.url}/predict", content=body(), trust_env=False, timeout=60.0).status_code == 200

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlhpc.api import Registry
-from dlhpc.errors import IntegrityError, NotFoundError
+from dlhpc.errors import IntegrityError, NotFoundError, ServingError
 from dlhpc.registry import blobs, manifest
 from dlhpc.serving.versions import first_plan, load_slot, published
 from dlhpc.spec.serving import BatchingSpec, ServedModelSpec, ServingSpec
@@ -158,3 +158,61 @@ def test_what_is_not_signed_is_not_served(registry: Registry, tmp_path: Path) ->
     shutil.rmtree(registry.annotations)  # it went after the server had begun
     with pytest.raises(IntegrityError, match=r"is not signed by .*: it has no signature"):
         load_slot(settings, info)
+
+
+PIXELS = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1) * 16
+
+
+@pytest.mark.parametrize("backend", ["flax", "torch"])
+def test_each_precision_answers_otherwise_and_tells_how_far_off_it_is(registry: Registry, backend: str) -> None:
+    registry.derive("cats:1", "int8")
+    answers, found = {}, {}
+    for precision in ("float32", "bfloat16", "int8"):
+        settings = spec(registry, model="cats:1", backend=backend, precision=precision)
+        info = published(settings)
+        assert (info.precision, info.deviation) == (precision, None)
+        slot = load_slot(settings, info)
+        answers[precision], found[precision] = slot.predictor(PIXELS), slot.info.deviation
+        assert slot.info.precision == precision
+    assert found["float32"] < 1e-5 < min(found["bfloat16"], found["int8"])
+    assert max(found.values()) < 0.05
+    assert len({answer.tobytes() for answer in answers.values()}) == 3
+    assert answers["int8"] == pytest.approx(registry.quantised("cats:1").predictor(backend)(PIXELS), abs=1e-6)
+
+
+def test_what_is_further_off_than_allowed_is_not_served(registry: Registry) -> None:
+    settings = spec(registry, model="cats:1", precision="bfloat16", max_deviation=1e-6)
+    with pytest.raises(ServingError, match=r"cats:1 in bfloat16 on flax: answers differ by .* more than max_deviation"):
+        load_slot(settings, published(settings))
+    allowed = settings.model_copy(update={"max_deviation": 0.5})
+    assert load_slot(allowed, published(allowed)).info.deviation
+
+
+def test_int8_needs_its_file_and_says_which_command_makes_it(registry: Registry) -> None:
+    settings = spec(registry, model="cats:1", precision="int8")
+    digest = f"sha256:{sample(1).digest}"
+    with pytest.raises(NotFoundError, match=f"has no int8 .*make it: dlhpc registry derive {digest} --format int8"):
+        published(settings)
+
+
+@pytest.mark.parametrize("mode", ["full", "cached"])
+def test_a_damaged_int8_file_is_not_served(registry: Registry, mode: Verify) -> None:
+    record = registry.derive("cats:1", "int8")
+    path = blobs.content_path(registry.blobs, record.file.sha256)
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    settings = spec(registry, model="cats:1", precision="int8", verification=VerificationSpec(mode=mode))
+    with pytest.raises(IntegrityError, match="int8 file"):
+        published(settings)
+
+
+def test_where_a_signature_is_asked_for_the_signed_weights_are_rounded(registry: Registry, tmp_path: Path) -> None:
+    private, public = generated(tmp_path)
+    how = VerificationSpec(require_signature=(public,))
+    settings = spec(registry, model="cats:1", precision="int8", verification=how)
+    with pytest.raises(IntegrityError, match="is not signed by"):
+        published(settings)
+    registry.sign("cats:1", private)
+    slot = load_slot(settings, published(settings))  # there is no int8 file
+    registry.derive("cats:1", "int8")
+    np.testing.assert_array_equal(slot.predictor(PIXELS), registry.quantised("cats:1").predictor("flax")(PIXELS))

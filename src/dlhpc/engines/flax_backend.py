@@ -9,6 +9,7 @@ from dlhpc.engines.flax_predictor import FlaxPredictor
 from dlhpc.monitoring.machine import usable_cores
 from dlhpc.ports import Backend, Device, Exporter, NamedArrays, Preprocessing
 from dlhpc.spec.model import ModelSpec
+from dlhpc.spec.precision import ComputePrecision
 from dlhpc.spec.run import RunSpec
 
 
@@ -25,9 +26,15 @@ class FlaxBackend:
         """A learner for a resolved run, on JAX's default device."""
         return FlaxLearner(run)
 
-    def predictor(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> FlaxPredictor:
+    def predictor(
+        self,
+        model: ModelSpec,
+        weights: NamedArrays,
+        preprocessing: Preprocessing,
+        precision: ComputePrecision = "float32",
+    ) -> FlaxPredictor:
         """A predictor over canonical weights. Raises IntegrityError when they do not fit the model's table."""
-        return FlaxPredictor(model, weights, preprocessing)
+        return FlaxPredictor(model, weights, preprocessing, precision)
 
     def exporter(self) -> Exporter:
         """What makes programs of models."""

@@ -9,6 +9,7 @@ from dlhpc.engines.torch_network import local_device
 from dlhpc.engines.torch_predictor import TorchPredictor
 from dlhpc.ports import Backend, Device, Exporter, NamedArrays, Preprocessing
 from dlhpc.spec.model import ModelSpec
+from dlhpc.spec.precision import ComputePrecision
 from dlhpc.spec.run import RunSpec
 
 
@@ -27,9 +28,15 @@ class TorchBackend:
         """A learner for a resolved run, in the processes that the launcher made (one when there is none)."""
         return TorchLearner(run)
 
-    def predictor(self, model: ModelSpec, weights: NamedArrays, preprocessing: Preprocessing) -> TorchPredictor:
+    def predictor(
+        self,
+        model: ModelSpec,
+        weights: NamedArrays,
+        preprocessing: Preprocessing,
+        precision: ComputePrecision = "float32",
+    ) -> TorchPredictor:
         """A predictor over canonical weights. Raises IntegrityError when they do not fit the model's table."""
-        return TorchPredictor(model, weights, preprocessing)
+        return TorchPredictor(model, weights, preprocessing, precision)
 
     def exporter(self) -> Exporter:
         """What makes programs of models."""

@@ -20,6 +20,7 @@ from dlhpc.registry.manifest import (
     parse_manifest,
     sha256,
 )
+from dlhpc.spec.precision import ComputePrecision
 from dlhpc.spec.run import RunSpec
 from dlhpc.weights.file import from_bytes, to_bytes
 from dlhpc.weights.init import Weights
@@ -51,19 +52,24 @@ class Artifact:
         """Name of each output, in order."""
         return self.manifest.classes
 
-    def predictor(self, backend: str | None = None) -> Predictor:
+    def predictor(self, backend: str | None = None, precision: ComputePrecision = "float32") -> Predictor:
         """A predictor in the framework that trained it, or in `backend`.
 
         It maps (N, H, W, C) uint8, or float32 in 0..1, to (N, classes) float32 probabilities.
         Raises MissingExtraError when the framework is not installed.
         """
         engine = self.load_backend(backend or self.manifest.run.backend)
-        return engine.predictor(self.manifest.run.model, self.weights, self.manifest.preprocessing)
+        return engine.predictor(self.manifest.run.model, self.weights, self.manifest.preprocessing, precision)
 
     @property
     def card(self) -> str | None:
         """The model card, Markdown; None where none was given."""
         return self.files[CARD_FILE].decode() if CARD_FILE in self.files else None
+
+    @property
+    def has_golden(self) -> bool:
+        """Whether answers were stored with the version: one of format 1 has none."""
+        return GOLDEN_FILE in self.manifest.files
 
     def golden(self) -> Golden:
         """Images and the answers that were stored with the version, to compare other ways of computing with.
@@ -71,7 +77,7 @@ class Artifact:
         A version of format 1 has none: the same images are drawn, and answered now by the framework that trained it.
         """
         manifest = self.manifest
-        if GOLDEN_FILE not in manifest.files:
+        if not self.has_golden:
             return answered(manifest.run, self.weights, manifest.preprocessing, self.load_backend)
         return read_golden(self.files[GOLDEN_FILE], manifest.inputs.shape[1:], len(self.classes), GOLDEN_FILE)
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from dlhpc.errors import DlhpcError, IntegrityError, NotFoundError, UsageError
 from dlhpc.registry.benchmark_record import Beginning, DType, Load, Round
+from dlhpc.spec.precision import ComputePrecision
 from dlhpc.spec.run import Backend
 
 _ERRORS: dict[int, type[DlhpcError]] = {2: UsageError, 3: IntegrityError, 4: NotFoundError}
@@ -57,6 +58,7 @@ class WorkerProcess:
         digest: str,
         backend: Backend,
         *,
+        precision: ComputePrecision = "float32",
         cache_dir: Path | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -67,7 +69,7 @@ class WorkerProcess:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         cached = [] if cache_dir is None else [str(cache_dir)]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dlhpc.registry.benchmark_worker", root, digest, backend, *cached],
+            [sys.executable, "-P", "-m", "dlhpc.registry.benchmark_worker", root, digest, backend, precision, *cached],
             env=environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

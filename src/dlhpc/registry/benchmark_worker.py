@@ -1,5 +1,5 @@
 """The process that measures one version in one framework: `python -m dlhpc.registry.benchmark_worker REGISTRY DIGEST
-BACKEND [CACHE]`, started by benchmark_process.py. With CACHE, a folder, the version comes from that node's cache.
+BACKEND PRECISION [CACHE]`, started by benchmark_process.py. With CACHE, a folder, it reads by that cache.
 
 A line of JSON comes in on stdin, a line goes out on stdout, until stdin ends. Whatever libraries print goes to stderr.
 """
@@ -27,6 +27,7 @@ from dlhpc.registry.benchmark_record import Beginning
 from dlhpc.registry.cache import NodeCache
 from dlhpc.registry.reader import Reader
 from dlhpc.registry.timing import images, time_calls
+from dlhpc.spec.precision import ComputePrecision
 
 PACKAGES = {"flax": ("jax", "jaxlib", "flax"), "torch": ("torch",)}
 
@@ -34,7 +35,10 @@ PACKAGES = {"flax": ("jax", "jaxlib", "flax"), "torch": ("torch",)}
 class Worker:
     """A loaded version that is asked for figures."""
 
-    def __init__(self, root: str, digest: str, backend: str, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self, root: str, digest: str, backend: str, precision: ComputePrecision, cache_dir: Path | None = None
+    ) -> None:
+        self._precision = precision
         self._cache = None if cache_dir is None else NodeCache(cache_dir)
         self._registry, self._ref, self._backend = Reader(root, load_backend), f"sha256:{digest}", backend
         self._registry.manifest(self._ref)  # a version that is not there shows before the seconds of an import
@@ -76,18 +80,25 @@ class Worker:
     def _load(self) -> tuple[Artifact, Predictor, float]:
         (manifest, files), read_s = _timed(self._read)
         artifact = load_artifact(manifest, files, load_backend, self._ref)
-        return artifact, artifact.predictor(self._backend), read_s
+        return artifact, artifact.predictor(self._backend, self._precision), read_s
 
     def _read(self) -> tuple[bytes, dict[str, bytes]]:
         return self._registry.read(self._ref, verify="full" if self._cache is None else "cached", cache=self._cache)
 
 
 def serve(
-    root: str, digest: str, backend: str, questions: IO[str], answers: IO[str], cache_dir: Path | None = None
+    root: str,
+    digest: str,
+    backend: str,
+    questions: IO[str],
+    answers: IO[str],
+    *,
+    precision: ComputePrecision = "float32",
+    cache_dir: Path | None = None,
 ) -> None:
     """Answer until the questions end. A DlhpcError is an answer too, and the last."""
     try:
-        worker = Worker(root, digest, backend, cache_dir)
+        worker = Worker(root, digest, backend, precision, cache_dir)
         _say(answers, worker.began)
         for line in questions:
             _say(answers, worker.answer(json.loads(line)))
@@ -110,8 +121,16 @@ def main() -> None:
     """Keep stdout for answers alone, and serve."""
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)
-        root, digest, backend, *cached = sys.argv[1:]
-        serve(root, digest, backend, sys.stdin, answers, Path(cached[0]) if cached else None)
+        root, digest, backend, precision, *cached = sys.argv[1:]
+        serve(
+            root,
+            digest,
+            backend,
+            sys.stdin,
+            answers,
+            precision="bfloat16" if precision == "bfloat16" else "float32",
+            cache_dir=Path(cached[0]) if cached else None,
+        )
 
 
 if __name__ == "__main__":

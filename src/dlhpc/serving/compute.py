@@ -12,6 +12,7 @@ from dlhpc.registry.artifact import Artifact
 from dlhpc.registry.benchmark_process import WorkerProcess
 from dlhpc.registry.cache import NodeCache
 from dlhpc.registry.faster import Choice, Measuring, choose
+from dlhpc.spec.precision import computes_in
 from dlhpc.spec.serving import ServingSpec
 
 MEMORY_SHARE: Final = 0.9
@@ -34,6 +35,7 @@ def backend_of(spec: ServingSpec, artifact: Artifact, is_unwanted: Callable[[], 
         WorkerProcess,
         str(spec.registry),
         artifact.digest,
+        precision=computes_in(spec.precision),
         cache_dir=cache.folder if how.mode == "cached" else None,
         environ=measuring_environment(spec.gpus_per_replica),
     )
@@ -41,7 +43,11 @@ def backend_of(spec: ServingSpec, artifact: Artifact, is_unwanted: Callable[[], 
         Measuring(
             run=run,
             batch_sizes=tuple(sorted({1, spec.batching.max_batch_size})),
-            conditions={"gpus": f"{spec.gpus_per_replica:g}", "threads": _threads()},
+            conditions={
+                "gpus": f"{spec.gpus_per_replica:g}",
+                "precision": computes_in(spec.precision),
+                "threads": _threads(),
+            },
             start=start,
             cache=cache,
             is_unwanted=is_unwanted,

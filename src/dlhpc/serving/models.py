@@ -26,7 +26,7 @@ class Models:
     @property
     def infos(self) -> Sequence[ModelInfo]:
         """Every version that is served, that of the default first."""
-        return tuple(self.plan.versions.values())
+        return tuple(self._lanes[key].info for key in self.plan.versions)
 
     def health(self) -> tuple[LaneHealth, ...]:
         """How each version is doing."""

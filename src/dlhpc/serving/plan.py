@@ -47,8 +47,9 @@ class Plan(BaseModel):
 
 
 def key_of(info: ModelInfo) -> str:
-    """What tells versions apart: the same bytes under two names answer with two names."""
-    return f"{info.name} {info.digest}"
+    """What tells versions apart: the same bytes under two names answer with two names, and in two formats with two
+    numbers."""
+    return f"{info.name} {info.digest} {info.precision}"
 
 
 def plan_of(info: ModelInfo, name: str | None = None) -> Plan:

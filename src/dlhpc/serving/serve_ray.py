@@ -29,6 +29,7 @@ from dlhpc.errors import ConfigError, DlhpcError, MissingExtraError, ServingErro
 from dlhpc.serving.api_keys import KeyFile
 from dlhpc.serving.app import App
 from dlhpc.serving.compute import device_environment
+from dlhpc.serving.deviation import told
 from dlhpc.serving.exchange import Guard
 from dlhpc.serving.exporter import Exporter, exporter_app, listen
 from dlhpc.serving.guards.auth import authenticate
@@ -38,7 +39,7 @@ from dlhpc.serving.plan import Plan
 from dlhpc.serving.processes import command_line, end_processes, wait_for
 from dlhpc.serving.ray_settings import CPUS_PER_REPLICA, check_gpus, deployment_settings, ray_settings
 from dlhpc.serving.replica import Replica
-from dlhpc.serving.supervisor import Stop, Supervisor
+from dlhpc.serving.supervisor import LOOK_TIMEOUT_S, Stop, Supervisor
 from dlhpc.serving.versions import first_plan, load_slot
 from dlhpc.spec.location import absolute
 from dlhpc.spec.serving import ServingSpec
@@ -73,7 +74,15 @@ def serve(spec: ServingSpec, ready: Callable[[Plan], None]) -> None:
         cluster = RayCluster(spec, plan, _folder(spec, stack))
         supervisor = Supervisor(cluster, spec, _say)
         stack.callback(Exporter(exporter_app(supervisor.look, metrics_guards), listener).stop)
-        supervisor.run(stop, lambda: ready(plan))
+        supervisor.run(stop, lambda: _ready(cluster, plan, ready))
+
+
+def _ready(cluster: RayCluster, plan: Plan, ready: Callable[[Plan], None]) -> None:
+    """Tell what was loaded, and that it answers."""
+    snapshots = cluster.snapshots(with_metrics=False, timeout_s=LOOK_TIMEOUT_S)
+    for line in dict.fromkeys(told(info) for each in snapshots for info in each.models):
+        _say(line)
+    ready(plan)
 
 
 def _metrics_guards(spec: ServingSpec) -> list[Guard]:

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dlhpc.backends import load_backend
 from dlhpc.registry.artifact import Artifact
 from dlhpc.registry.cache import NodeCache
+from dlhpc.registry.derived import quantised, rounded
 from dlhpc.registry.store import Registry
 from dlhpc.serving.compute import backend_of
+from dlhpc.serving.deviation import deviation, too_far
 from dlhpc.serving.plan import Plan, PlannedModel, plan_of
 from dlhpc.serving.slots import Slot
+from dlhpc.spec.precision import computes_in
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import ModelInfo
 
@@ -38,7 +41,7 @@ def published(
     one, whatever is published meanwhile. With backend auto the frameworks are measured first, until `is_unwanted`."""
     registry = Registry(spec.registry, load_backend)
     ref = ref or spec.model or registry.newest().ref
-    artifact = _verified(registry, spec, ref)
+    artifact = _artifact(registry, spec, ref)
     names = [version.ref for version in registry.labels(artifact.digest)]
     asked = [name for name in names if name.partition(":")[0] == re.split("[:@]", ref)[0]]
     shape = artifact.manifest.run.model.input_shape
@@ -51,20 +54,34 @@ def published(
         backend_reason=choice.reason,
         classes=artifact.classes,
         input_shape=shape,
+        precision=spec.precision,
         verification=spec.verification.mode,
     )
 
 
 def load_slot(spec: ServingSpec, info: ModelInfo) -> Slot:
-    """Load a version, verified once more, and warm it up."""
-    artifact = _verified(Registry(spec.registry, load_backend), spec, info.digest)
-    slot = Slot(info, artifact.predictor(info.backend))
+    """Load a version, verified once more, compare its answers with those that were stored with it, and warm it up.
+
+    Raises ServingError when they are further off than the spec allows.
+    """
+    artifact = _artifact(Registry(spec.registry, load_backend), spec, info.digest)
+    predictor = artifact.predictor(info.backend, computes_in(spec.precision))
+    found = deviation(artifact, predictor, spec.batching.max_batch_size)
+    if found is not None and not found <= spec.deviation_bound:
+        raise too_far(info, found, spec.deviation_bound)
+    slot = Slot(info.model_copy(update={"deviation": found}), predictor)
     slot.warm_up(spec.batching.max_batch_size)
     return slot
 
 
-def _verified(registry: Registry, spec: ServingSpec, ref: str) -> Artifact:
-    """A version, looked at as the spec says."""
+def _artifact(registry: Registry, spec: ServingSpec, ref: str) -> Artifact:
+    """A version with the weights that are to answer, looked at as the spec says.
+
+    A signature does not cover the int8 file: where one is asked for, the signed weights are rounded here.
+    """
     how = spec.verification
     cache = NodeCache(how.cache_dir, how.cache_bytes)
-    return registry.get(ref, verify=how.mode, cache=cache, require_signature=how.require_signature)
+    if spec.precision == "int8" and not how.require_signature:
+        return quantised(registry, ref, cache if how.mode == "cached" else None)
+    artifact = registry.get(ref, verify=how.mode, cache=cache, require_signature=how.require_signature)
+    return rounded(artifact) if spec.precision == "int8" else artifact

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from dlhpc.spec.autoscaling import AutoscalingSpec
 from dlhpc.spec.base import NETWORK_FORMAT, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
 from dlhpc.spec.location import Location
+from dlhpc.spec.precision import MAX_DEVIATIONS, ServingPrecision
 from dlhpc.spec.verification import VerificationSpec
 from dlhpc.spec.wire import MOST_IMAGES
 
@@ -181,6 +182,14 @@ class ServingSpec(Spec):
     """Framework that computes: either can serve any model. `auto` measures which is faster, for a few seconds, once
     per model and machine; `trained` is the one that trained it."""
 
+    precision: ServingPrecision = "float32"
+    """Number format: `bfloat16` computes and keeps weights in 16 bits; `int8` takes weights of 8 bits, which `dlhpc
+    registry derive --format int8` makes, and computes in float32."""
+
+    max_deviation: PositiveFloat | None = None
+    """How far answers may be from those that were stored with the version, as a share of the largest of these: more is
+    not served. When null 0.001 in float32, 0.05 in bfloat16 and int8."""
+
     verification: VerificationSpec = VerificationSpec()
     """How closely the model is looked at before it answers."""
 
@@ -267,6 +276,11 @@ class ServingSpec(Spec):
                 "models.NAME.ref says which version of a model is served"
             )
         return self
+
+    @property
+    def deviation_bound(self) -> float:
+        """What max_deviation is, or stands for."""
+        return MAX_DEVIATIONS[self.precision] if self.max_deviation is None else self.max_deviation
 
     @property
     def fewest_replicas(self) -> int:

@@ -142,6 +142,11 @@ class ModelInfo(_Body):
     """Name of each class, in order."""
     input_shape: tuple[int, int, int]
     """[height, width, channels] that images are resized to."""
+    precision: str = "float32"
+    """Number format in which it answers: `float32`, `bfloat16` or `int8`."""
+    deviation: float | None = None
+    """How far its answers are from those that were stored with the version, over the largest of these, measured when it
+    was loaded; null before that, and for a version that has none."""
     verification: str = "full"
     """How its bytes were looked at: `full`, `cached` or, with sizes alone, `fast`."""
 

@@ -31,6 +31,16 @@ class Param:
     """Whether weight decay applies."""
 
 
+def narrow_rows(table: tuple[Param, ...]) -> frozenset[str]:
+    """Names of the rows that compute in the activations' type, and may be kept in it: all but those of norms."""
+    norms = {_module(row) for row in table if row.name.endswith("/scale")}
+    return frozenset(row.name for row in table if _module(row) not in norms)
+
+
+def _module(row: Param) -> str:
+    return row.name.rpartition("/")[0]
+
+
 def param_table(spec: ModelSpec) -> tuple[Param, ...]:
     """Every parameter of a resolved spec, in forward order.
 
