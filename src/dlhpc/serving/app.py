@@ -50,6 +50,7 @@ class App:
         refuse: Refuse = problem_reply,
         in_ray: bool = False,
     ) -> None:
+        self.routes = routes
         self._routes = Routes(routes)
         self._observe = observe
         self._refuse = refuse

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dlhpc.monitoring.metrics import ReplicaMetrics
 from dlhpc.serving.api_keys import KeyFile
 from dlhpc.serving.app import App, problem_reply
+from dlhpc.serving.documents import document_routes
 from dlhpc.serving.exchange import Guard, guarded
 from dlhpc.serving.guards.admission import Admission
 from dlhpc.serving.guards.auth import authenticate
@@ -60,6 +61,7 @@ class Replica:
                 "/models/{name}/predict": {"POST": predict},
                 **health_routes(self._health),
                 **oip_routes(self.models, self._health, guarded(self.models.answer("oip"), self._front)),
+                **document_routes(spec, lambda: self.models.infos[0].input_shape),
             },
             self._metrics.answered,
             refuse=lambda refusal, request: (oip_error if speaks_oip(request) else problem_reply)(refusal, request),
