@@ -54,11 +54,13 @@ def test_forward_passes_are_counted_by_size_and_time() -> None:
 
 def test_the_served_version_is_named() -> None:
     metrics = ReplicaMetrics()
-    metrics.serves("m:1", "sha256:00", "torch", "cached")
+    metrics.serves([("m:0", "sha256:ff", "torch", "cached")])
+    metrics.serves([("m:1", "sha256:00", "torch", "cached")])
     metrics.in_flight.set(5)
     found = samples(("r", metrics.families()))
     labels = {"model": "m:1", "digest": "sha256:00", "backend": "torch", "verification": "cached"}
     assert found[key("dlhpc_model_info", replica="r", **labels)] == 1
+    assert len([name for name, _ in found if name == "dlhpc_model_info"]) == 1
     assert found[key("dlhpc_in_flight", replica="r")] == 5
 
 

@@ -21,7 +21,7 @@ SPEC = ServingSpec(limits=LimitsSpec(max_concurrent=4, deadline_s=None))
 
 
 def snapshot(replica: str = "a", *, is_full: bool = False, is_draining: bool = False, in_flight: int = 0) -> Snapshot:
-    return Snapshot(replica, (INFO,), in_flight, is_full, is_draining, (), 7, (LANE,))
+    return Snapshot(replica, (INFO,), 1, (), in_flight, is_full, is_draining, (), 7, (LANE,))
 
 
 FREE, FULL, LEAVING = snapshot(), snapshot("b", is_full=True, in_flight=3), snapshot("c", is_draining=True, in_flight=1)
@@ -47,7 +47,7 @@ def test_the_status_follows_from_phase_and_replicas(phase: Phase, snapshots: lis
 
 
 def test_replicas_requests_and_models_are_summed() -> None:
-    other = Snapshot("d", (OTHER,), 2, False, False, (), 8, ())
+    other = Snapshot("d", (OTHER,), 1, (), 2, False, False, (), 8, ())
     told = health("serving", [FREE, FULL, LEAVING, other], 12.34567, SPEC)
     assert (told.replicas, told.in_flight, told.uptime_s) == (4, 6, 12.346)
     assert told.models == (INFO, OTHER)

@@ -66,6 +66,29 @@ def test_it_answers_in_every_protocol_and_counts_until_the_reply_is_there() -> N
         assert (await first).body == b"1.00"
         assert (await lane.answer("other", request(b"51"))).body == b"0.20"
         assert lane.in_flight == 0
-        lane.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_lane_that_retires_ends_when_what_is_in_flight_is_answered() -> None:
+    is_free, has_begun = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    def held(inputs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        has_begun.set()
+        assert is_free.wait(60)
+        return brightness(inputs)
+
+    async def scenario() -> None:
+        lane = lane_of(held)
+        first = asyncio.create_task(lane.answer("brightest", request(b"255")))
+        await asyncio.to_thread(has_begun.wait, 60)
+        lane.retire(lambda: ended.append("busy"))
+        assert ended == []
+        is_free.set()
+        assert (await first).body == b"1.00"
+        assert ended == ["busy"]
+        lane_of(brightness).retire(lambda: ended.append("idle"))
+        assert ended == ["busy", "idle"]
 
     asyncio.run(scenario())

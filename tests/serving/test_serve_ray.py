@@ -11,19 +11,15 @@ import pytest
 
 from dlhpc.errors import ConfigError, DlhpcError, IntegrityError, MissingExtraError, NotFoundError, ServingError
 from dlhpc.serving import serve_ray
-from dlhpc.serving.plan import plan_of
 from dlhpc.serving.serve_ray import RayCluster, start_failure
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.verification import VerificationSpec
-from tests.serving.asgi import INFO
-
-PLAN = plan_of(INFO)
 
 
 def test_the_replicas_find_keys_and_cache_from_another_folder(tmp_path: Path) -> None:
     how = VerificationSpec(require_signature=(Path("key.pub"),), cache_dir=Path("cache"))
     for given, absolute in ((how, (tmp_path / "key.pub", tmp_path / "cache")), (VerificationSpec(), None)):
-        cluster = RayCluster(ServingSpec(verification=given), PLAN, tmp_path)
+        cluster = RayCluster(ServingSpec(verification=given), tmp_path)
         found = cluster._spec.verification
         assert (found.require_signature, found.cache_dir) == (((absolute[0],), absolute[1]) if absolute else ((), None))
 
@@ -86,12 +82,12 @@ def test_the_systems_haproxy_is_taken_where_there_is_no_other(monkeypatch: pytes
 @pytest.mark.filterwarnings("ignore")  # Ray defines its models in pydantic's old words
 def test_replicas_and_their_share_of_a_gpu_are_the_specs(tmp_path: Path) -> None:
     settings = ServingSpec(replicas=3, gpus_per_replica=0.25)
-    deployment = RayCluster(settings, PLAN, tmp_path)._application()._bound_deployment
+    deployment = RayCluster(settings, tmp_path)._application()._bound_deployment
     assert deployment.num_replicas == 3
     assert deployment.ray_actor_options["num_gpus"] == 0.25
 
 
 def test_a_cluster_that_was_never_started_is_stopped_without_ado(tmp_path: Path) -> None:
-    cluster = RayCluster(ServingSpec(), PLAN, tmp_path)
+    cluster = RayCluster(ServingSpec(), tmp_path)
     cluster.stop()
     assert list(cluster.snapshots(with_metrics=False, timeout_s=1.0)) == []

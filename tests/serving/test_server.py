@@ -39,6 +39,7 @@ from dlhpc.weights.init import initial_weights
 from dlhpc.weights.table import param_table
 from tests.registry.test_signing import generated
 from tests.serving.asgi import body, png
+from tests.serving.load import under_load
 from tests.serving.process_tree import listening, tree
 
 pytestmark = [
@@ -85,13 +86,13 @@ class Server:
         return found[0]
 
 
-def artifact_of(root: Path) -> Artifact:
-    """An untrained model of digits, made by torch."""
+def artifact_of(root: Path, seed: int = 3) -> Artifact:
+    """An untrained model of digits, made by torch, and published as the next version of `digits`."""
     model = MLPSpec(num_classes=10, input_shape=(8, 8, 1), hidden_sizes=(32,))
     run = RunSpec(name="digits", backend="torch", model=model, data=DigitsSpec())
     registry = Registry(root)
     classes = [f"digit-{number}" for number in range(10)]
-    weights = initial_weights(param_table(model), seed=3)
+    weights = initial_weights(param_table(model), seed=seed)
     artifact = new_artifact(
         run, weights, classes=classes, metrics={}, data_fingerprint="none", load_backend=registry.load_backend
     )
@@ -128,12 +129,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     artifact = artifact_of(folder / "registry")
     private, public = generated(folder)
     Registry(folder / "registry").sign("digits", private)
+    Registry(folder / "registry").set_alias("digits", "production", "digits:1")
     port, metrics_port = free_ports(2)
     settings = [
         f"port={port}", f"metrics_port={metrics_port}", "backend=flax", "replicas=2", f"limits.max_concurrent={ROOM}",
         f"auth.keys={folder / 'keys.json'}", "auth.open_predict=true", "cache.max_bytes=1000000",
         f"verification.require_signature=[{public.name}]", "verification.cache_dir=cache",
         f"limits.max_body_bytes={MOST_BYTES}", "limits.header_timeout_s=2", "limits.deadline_s=60",
+        "watch_s=0.1",
     ]  # fmt: skip
     words = [word for setting in settings for word in ("--set", setting)]
     command = [
@@ -141,7 +144,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "-m",
         "dlhpc.cli.main",
         "serve",
-        "digits",
+        "digits@production",
         "--registry",
         str(folder / "registry"),
         "--json",
@@ -356,6 +359,27 @@ def test_nothing_listens_beyond_the_loopback_interface(server: Server) -> None:
     found = listening(tree(server.process.pid))
     assert {("127.0.0.1", server.port), ("127.0.0.1", server.metrics_port)} <= found
     assert [each for each in found if not ipaddress.ip_address(each[0]).is_loopback] == []
+
+
+def test_a_moved_alias_is_followed_under_load_and_what_is_not_signed_is_not(server: Server) -> None:
+    folder = server.log.parent
+    registry, newer = Registry(folder / "registry"), artifact_of(folder / "registry", seed=4)
+    registry.sign("digits:2", next(folder.glob("*.pem")))
+    with under_load(server.url, [server.artifact, newer]) as load:
+        registry.set_alias("digits", "production", "digits:2")
+        load.until_answered_by(newer)
+    assert load.faults == []
+    artifact_of(folder / "registry", seed=5)
+    registry.set_alias("digits", "production", "digits:3")
+    while not (faults := server.metrics.get("/health").json()["faults"]):
+        time.sleep(0.02)
+    assert "digits@production" in faults[0]
+    assert "is not signed by" in faults[0]
+    assert server.metrics.get("/readyz").status_code == 200
+    assert server.predict(body()).json()["digest"] == f"sha256:{newer.digest}"
+    text = server.metrics.get("/metrics").text
+    assert '\ndlhpc_model_fault{model="digits"} 1.0\n' in text
+    assert '\ndlhpc_model_changes_total{model="digits"} 1.0\n' in text
 
 
 def test_sigterm_under_load_drops_nothing_and_leaves_nothing(server: Server) -> None:

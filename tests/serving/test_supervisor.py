@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,14 +16,15 @@ from dlhpc.serving.health import Snapshot
 from dlhpc.serving.supervisor import Stop, Supervisor
 from dlhpc.spec.serving import ServingSpec
 from tests.serving.asgi import INFO
+from tests.serving.cluster import Double, control_of
 
 
 def snapshot(in_flight: int = 0, *, is_draining: bool = False) -> Snapshot:
-    return Snapshot("r1", (INFO,), in_flight, False, is_draining, (), 1, ())
+    return Snapshot("r1", (INFO,), 1, (), in_flight, False, is_draining, (), 1, ())
 
 
 @dataclass
-class Script:
+class Script(Double):
     """A cluster that is written out. `happened` tells what was asked of it."""
 
     steps: list[Callable[[], None]] = field(default_factory=list)
@@ -60,7 +62,8 @@ class Run:
         self.time = 0.0
         self.stop = Stop()
         self.phases: list[str] = []
-        self.supervisor = Supervisor(script, spec, self.said.append, self.now)
+        self.control = control_of(script)
+        self.supervisor = Supervisor(script, self.control, spec, self.said.append, self.now)
 
     def now(self) -> float:
         self.time += 1.0
@@ -141,6 +144,23 @@ def test_health_is_looked_up_once_the_cluster_is_there() -> None:
     run.supervisor.phase = "serving"
     state, snapshots = asyncio.run(run.supervisor.look(True))
     assert (state.status, state.in_flight, len(snapshots)) == ("ready", 2, 1)
+
+
+def test_what_could_not_be_followed_is_told_with_the_health() -> None:
+    run = Run(Script(looks=[[snapshot()]]))
+    run.supervisor.phase = "serving"
+    run.control.step()
+    state, _ = asyncio.run(run.supervisor.look(False))
+    assert (state.status, state.faults) == ("ready", ("m: there is no registry",))
+
+
+@pytest.mark.parametrize(("watch_s", "steps"), [(0.001, True), (0, False), (None, False)])
+def test_references_are_followed_while_serving_as_often_as_the_spec_says(watch_s: float | None, steps: bool) -> None:
+    run = Run(Script(), ServingSpec(watch_s=watch_s))
+    looked = threading.Event()
+    run.control.step = looked.set  # type: ignore[method-assign]
+    run.supervisor.run(run.stop, lambda: (looked.wait(60) if steps else None, run.stop.ask())[1])
+    assert looked.is_set() is steps
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -44,7 +44,14 @@ def test_every_key_of_a_server_is_listed():
     rates = ["rate_limits.per_client.per_second=1", "rate_limits.total.per_second=1"]
     written = [
         set(paths(file_form(load_serving(None, overrides=overrides, environ={}))))
-        for overrides in ([], [*rates, "models.cats.ref=cats", "autoscaling.max_replicas=2"])
+        for overrides in (
+            [],
+            [
+                *rates,
+                *(f"models.cats{part}.ref=cats" for part in ("", ".canary", ".shadow")),
+                "autoscaling.max_replicas=2",
+            ],
+        )
     ]
     listed = {key.path.replace(".NAME", ".cats") for key in catalogue(SERVING)}
     assert listed == set.union(*written) - {"models.cats"}

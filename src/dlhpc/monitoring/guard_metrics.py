@@ -66,6 +66,10 @@ class GuardMetrics:
         """Say in which state a version's breaker is, to begin with."""
         self._breaker_state.labels(digest).set(BREAKER_STATES.index(state))
 
+    def breaker_is_gone(self, digest: str) -> None:
+        """Say no more of a version's breaker; how often it changed stays."""
+        self._breaker_state.remove(digest)
+
     def breaker_became(self, digest: str, state: str) -> None:
         """Count a change of a version's breaker."""
         self.breaker_is(digest, state)

@@ -51,6 +51,13 @@ class ReplicaMetrics:
             ["model", "digest", "backend", "verification"],
             registry=self._registry,
         )
+        self._shadows = Counter(
+            "dlhpc_shadow",
+            "Images that were given to a shadow too, by what came of it.",
+            ["digest", "result"],
+            registry=self._registry,
+        )
+        self.plan = Gauge("dlhpc_plan", "Number of the plan that a replica follows.", registry=self._registry)
         ProcessCollector(namespace="dlhpc_replica", registry=self._registry)
         self._answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -68,26 +75,48 @@ class ReplicaMetrics:
         self._batch_size.observe(size)
         self._forward.observe(seconds)
 
-    def serves(self, model: str, digest: str, backend: str, verification: str) -> None:
-        """Name a version that is served, and how its bytes were looked at."""
-        self._model.labels(model, digest, backend, verification).set(1)
+    def shadowed(self, digest: str, result: str) -> None:
+        """Count a copy for a shadow: it `agreed`, `differed`, `failed`, or was `dropped` since too many waited."""
+        self._shadows.labels(digest, result).inc()
+
+    def serves(self, versions: Iterable[tuple[str, str, str, str]]) -> None:
+        """Name the versions that are served: model, digest, backend, and how their bytes were looked at."""
+        self._model.clear()
+        for labels in versions:
+            self._model.labels(*labels).set(1)
 
     def families(self) -> list[Metric]:
         """All metrics as they are now; plain values, fit to be sent to another process."""
-        families = list(self._registry.collect())
-        for family in families:  # when a series began tells nobody anything, and doubles the text
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-        return families
+        return families_of(self._registry)
 
 
-def exposition(replicas: Sequence[tuple[str, list[Metric]]], *, is_ready: bool) -> bytes:
-    """Prometheus' text format of the supervisor's own process and of every (replica id, families)."""
+def families_of(registry: CollectorRegistry) -> list[Metric]:
+    """What a registry holds now; plain values."""
+    families = list(registry.collect())
+    for family in families:  # when a series began tells nobody anything, and doubles the text
+        family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+    return families
+
+
+def exposition(replicas: Sequence[tuple[str, list[Metric]]], *, is_ready: bool, own: Sequence[Metric] = ()) -> bytes:
+    """Prometheus' text format of the supervisor's own process, `own` among it, and of every (replica id, families)."""
     registry = CollectorRegistry()
     Gauge("dlhpc_replicas", "Replicas that answer.", registry=registry).set(len(replicas))
     Gauge("dlhpc_ready", "1 when predictions are answered.", registry=registry).set(int(is_ready))
     ProcessCollector(namespace="dlhpc_supervisor", registry=registry)
     registry.register(_Fleet(replicas))
+    registry.register(_Own(own))
     return generate_latest(registry)
+
+
+class _Own(Collector):
+    """Families as they are."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class _Fleet(Collector):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ Row = npt.NDArray[np.float32]
 Predict = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 Observe = Callable[[int, float], None]
 """Told of every forward pass: images, seconds."""
+Ended = Callable[[Pixels, float, "asyncio.Future[Row]"], None]
 Passed = Callable[[int, float], None]
 """Told on the event loop when a batch is done, however: images, seconds."""
 
@@ -67,6 +69,8 @@ class Batcher:
         self._observe = observe
         self._passed = passed
         self._pass_s = pass_s
+        self.ended: Ended | None = None
+        """Told of each image whose computation has ended: its pixels, the seconds that it took, and what came of it."""
         self._queue = FairQueue[_Item]()
         self._coming = 0
         self._running: tuple[int, float] | None = None
@@ -105,10 +109,15 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         item = _Item(pixels, loop.create_future(), deadline)
+        if self.ended is not None:
+            item.future.add_done_callback(partial(self._tell, self.ended, pixels, loop.time()))
         self._queue.push(client, item)
         if self._running is None:
             self._schedule()
         return item.future
+
+    def _tell(self, ended: Ended, pixels: Pixels, since: float, done: asyncio.Future[Row]) -> None:
+        ended(pixels, done.get_loop().time() - since, done)
 
     def _schedule(self) -> None:
         """Consider dispatching after what the loop is doing now, which may bring more images."""

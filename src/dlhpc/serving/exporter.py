@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 
 import uvicorn
+from prometheus_client.core import Metric
 
 from dlhpc.errors import ConflictError
 from dlhpc.holders import holder_of_port
@@ -22,13 +23,13 @@ Look = Callable[[bool], Awaitable[tuple[HealthReply, Sequence[Snapshot]]]]
 """Gives the server's health and its replicas' snapshots, these with metrics when asked for."""
 
 
-def exporter_app(look: Look, guards: Sequence[Guard] = ()) -> App:
-    """/metrics, behind these guards, /livez, /readyz and /health as an ASGI application."""
+def exporter_app(look: Look, guards: Sequence[Guard] = (), own: Callable[[], Sequence[Metric]] = lambda: ()) -> App:
+    """/metrics, behind these guards and with the supervisor's `own`, /livez, /readyz and /health in ASGI."""
 
     async def metrics(request: Request) -> Reply:
         state, snapshots = await look(True)
         families = [(each.replica, list(each.families)) for each in snapshots]
-        return Reply(200, exposition(families, is_ready=state.status == "ready"), TEXT_TYPE)
+        return Reply(200, exposition(families, is_ready=state.status == "ready", own=own()), TEXT_TYPE)
 
     async def state() -> HealthReply:
         return (await look(False))[0]

@@ -9,6 +9,7 @@ from typing import Literal
 from prometheus_client.core import Metric
 
 from dlhpc import __version__
+from dlhpc.serving.evidence import Counts
 from dlhpc.serving.exchange import Handler, Refusal, Reply, Request
 from dlhpc.serving.guards.admission import RETRY_AFTER
 from dlhpc.spec.serving import ServingSpec
@@ -32,6 +33,10 @@ class Snapshot:
     replica: str
     models: tuple[ModelInfo, ...]
     """What it serves; that of the default model first."""
+    epoch: int
+    """Number of the plan that it follows."""
+    counts: tuple[tuple[str, Counts], ...]
+    """What each version has computed here, by its digest."""
     in_flight: int
     is_full: bool
     is_draining: bool
@@ -40,8 +45,10 @@ class Snapshot:
     lanes: tuple[LaneHealth, ...]
 
 
-def health(phase: Phase, snapshots: Sequence[Snapshot], uptime_s: float, spec: ServingSpec) -> HealthReply:
-    """The health of a server made of these replicas, which this spec describes."""
+def health(
+    phase: Phase, snapshots: Sequence[Snapshot], uptime_s: float, spec: ServingSpec, faults: Sequence[str] = ()
+) -> HealthReply:
+    """The health of a server made of these replicas, which this spec describes; `faults` are told with it."""
     if phase == "serving" and not snapshots:
         status = "unavailable"
     elif phase == "draining" or (snapshots and all(each.is_draining for each in snapshots)):
@@ -56,6 +63,7 @@ def health(phase: Phase, snapshots: Sequence[Snapshot], uptime_s: float, spec: S
         in_flight=sum(each.in_flight for each in snapshots),
         uptime_s=round(uptime_s, 3),
         models=tuple({(info.name, info.digest): info for each in snapshots for info in each.models}.values()),
+        faults=tuple(faults),
         version=__version__,
         limits=_limits(spec),
         details=tuple(_details(each) for each in snapshots),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -10,7 +11,8 @@ from functools import partial
 from typing import Protocol
 
 from dlhpc.monitoring.metrics import ReplicaMetrics
-from dlhpc.serving.batching import Batcher
+from dlhpc.serving.batching import Batcher, Pixels, Row
+from dlhpc.serving.evidence import Tally, has_failed
 from dlhpc.serving.exchange import Guard, Handler, Reply, Request, guarded
 from dlhpc.serving.guards.breaker import Breaker, broken
 from dlhpc.serving.guards.cache import Replies, cached
@@ -37,6 +39,8 @@ class Answering(Protocol):
 
 Answers = Callable[["Lane"], Answering]
 """Makes the handler of a protocol for a lane."""
+Copy = Callable[[Pixels, Row], None]
+"""Given an image and what was answered."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Lane:
         self.info = slot.info
         self.in_flight = 0
         """Requests that are being answered here."""
+        self.tally = Tally()
+        self._ended: Callable[[], None] | None = None
         self.client_of = partial(client_of, trusted=networks(around.spec.trusted_proxies))
         self._around = around
         spec, metrics = around.spec, around.metrics
@@ -69,7 +75,6 @@ class Lane:
         self.pace = Pace(spec.batching.max_batch_size)
         self._breaker = Breaker(self.info.name, spec.breaker, partial(metrics.guards.breaker_became, self.info.digest))
         metrics.guards.breaker_is(self.info.digest, self._breaker.state)
-        metrics.serves(self.info.name, self.info.digest, self.info.backend, self.info.verification)
         self.batcher = Batcher(
             slot.predictor,
             self._thread,
@@ -84,11 +89,33 @@ class Lane:
 
     async def answer(self, protocol: str, request: Request) -> Reply:
         """A request's reply in one of the protocols. The lane is kept until it is there, whatever is served by then."""
-        self.in_flight += 1
+        self.enter()
         try:
             return await self._handlers[protocol](request)
         finally:
-            self.in_flight -= 1
+            self.leave()
+
+    def enter(self) -> None:
+        """Keep the lane until `leave` is called."""
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """Let it go as far as this caller is concerned."""
+        self.in_flight -= 1
+        self._end()
+
+    def watch(self, copy: Copy | None = None) -> None:
+        """From now on count every image, and give what was answered to `copy`."""
+        self.batcher.ended = partial(self._count, copy)
+
+    def leave_alone(self) -> None:
+        """Count no more: this version is not on trial, nor is one measured by it."""
+        self.batcher.ended = None
+
+    def _count(self, copy: Copy | None, pixels: Pixels, seconds: float, done: asyncio.Future[Row]) -> None:
+        self.tally.ended(seconds, has_failed=has_failed(done))
+        if copy is not None and not done.cancelled() and done.exception() is None:
+            copy(pixels, done.result())
 
     def health(self) -> LaneHealth:
         """How it is doing now."""
@@ -100,9 +127,16 @@ class Lane:
             breaker=self._breaker.state,
         )
 
-    def close(self) -> None:
-        """Let go of the model. Nothing may be in flight, and nothing come any more."""
-        self._thread.shutdown(wait=False)
+    def retire(self, ended: Callable[[], None]) -> None:
+        """Take nothing more; let go of the model when what is in flight is answered, and call `ended`."""
+        self._ended = ended
+        self._end()
+
+    def _end(self) -> None:
+        if self._ended is not None and not self.in_flight:
+            ended, self._ended = self._ended, None
+            self._thread.shutdown(wait=False)
+            ended()
 
     def _guarded(self, answering: Answering) -> Handler:
         """A protocol's handler behind the guards that each version has of its own, in the spec's order."""

@@ -21,7 +21,7 @@ from dlhpc.serving.health import Snapshot, health, health_routes
 from dlhpc.serving.lanes import Answers, Surroundings
 from dlhpc.serving.models import Load, Models
 from dlhpc.serving.oip import Infer, oip_error, oip_routes, speaks_oip
-from dlhpc.serving.plan import Plan
+from dlhpc.serving.plan import Plan, Prepared
 from dlhpc.serving.predict import Predict
 from dlhpc.spec.serving import AuthSpec, LimitsSpec, ServingSpec
 from dlhpc.spec.wire import HealthReply
@@ -92,10 +92,14 @@ class Replica:
     def snapshot(self, *, with_metrics: bool = True) -> Snapshot:
         """Counts, and metrics where they are wanted, as they are now."""
         self._metrics.in_flight.set(self._admission.in_flight)
+        self._metrics.serves((info.name, info.digest, info.backend, info.verification) for info in self.models.infos)
+        self._metrics.plan.set(self.models.plan.epoch)
         self._guards.cache_holds(len(self._replies), self._replies.currsize)
         return Snapshot(
             replica=self._id,
             models=tuple(self.models.infos),
+            epoch=self.models.plan.epoch,
+            counts=self.models.counts,
             in_flight=self._admission.in_flight,
             is_full=self._admission.is_full,
             is_draining=self._admission.is_closed,
@@ -103,6 +107,10 @@ class Replica:
             lanes=self.models.health(),
             families=self._metrics.families() if with_metrics else (),
         )
+
+    async def prepare(self, plan: Plan) -> Prepared:
+        """Load what a plan needs, beside what is being answered."""
+        return Prepared(self._id, await self.models.prepare(plan))
 
     def drain(self) -> None:
         """Admit no more predictions; those in flight complete."""

@@ -29,18 +29,19 @@ from dlhpc.errors import ConfigError, DlhpcError, MissingExtraError, ServingErro
 from dlhpc.serving.api_keys import KeyFile
 from dlhpc.serving.app import App
 from dlhpc.serving.compute import device_environment
+from dlhpc.serving.control import Control
 from dlhpc.serving.deviation import told
 from dlhpc.serving.exchange import Guard
 from dlhpc.serving.exporter import Exporter, exporter_app, listen
 from dlhpc.serving.guards.auth import authenticate
 from dlhpc.serving.haproxy import PID_FILE, install
 from dlhpc.serving.health import Snapshot
-from dlhpc.serving.plan import Plan
+from dlhpc.serving.plan import Plan, Prepared, read_plan, write_plan
 from dlhpc.serving.processes import command_line, end_processes, wait_for
 from dlhpc.serving.ray_settings import CPUS_PER_REPLICA, check_gpus, deployment_settings, ray_settings
 from dlhpc.serving.replica import Replica
 from dlhpc.serving.supervisor import LOOK_TIMEOUT_S, Stop, Supervisor
-from dlhpc.serving.versions import first_plan, load_slot
+from dlhpc.serving.versions import RegistryVersions, first_plan, load_slot, moving_refs
 from dlhpc.spec.location import absolute
 from dlhpc.spec.serving import ServingSpec
 
@@ -71,9 +72,22 @@ def serve(spec: ServingSpec, ready: Callable[[Plan], None]) -> None:
             _say(f"computes in {info.backend}: {info.backend_reason}")
         _say(f"guards: {' > '.join(spec.guards)}")
         listener = stack.enter_context(listen(spec.host, spec.metrics_port, "metrics_port"))
-        cluster = RayCluster(spec, plan, _folder(spec, stack))
-        supervisor = Supervisor(cluster, spec, _say)
-        stack.callback(Exporter(exporter_app(supervisor.look, metrics_guards), listener).stop)
+        folder = _folder(spec, stack)
+        write_plan(folder, plan)
+        cluster = RayCluster(spec, folder)
+        control = Control(
+            cluster,
+            RegistryVersions(spec, lambda: stop.is_wanted),
+            plan,
+            moving_refs(spec, plan),
+            keep=partial(write_plan, folder),
+            say=_say,
+            rollback=spec.rollback,
+            load_timeout_s=spec.start_timeout_s,
+        )
+        supervisor = Supervisor(cluster, control, spec, _say)
+        app = exporter_app(supervisor.look, metrics_guards, control.metrics.families)
+        stack.callback(Exporter(app, listener).stop)
         supervisor.run(stop, lambda: _ready(cluster, plan, ready))
 
 
@@ -95,7 +109,7 @@ def _metrics_guards(spec: ServingSpec) -> list[Guard]:
 class RayReplica:
     """What Ray Serve makes one of in each replica's process; all else is in Replica."""
 
-    def __init__(self, spec: ServingSpec, plan: Plan) -> None:
+    def __init__(self, spec: ServingSpec, folder: Path) -> None:
         from ray import serve as ray_serve
         from ray.serve._private import replica as internals
 
@@ -104,6 +118,7 @@ class RayReplica:
         internals.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", LOOPBACK))
         os.environ.update(device_environment(spec.gpus_per_replica))
         replica_id = ray_serve.get_replica_context().replica_tag
+        plan = read_plan(folder)  # as it is now: this replica may be the successor of one that died
         self._replica = Replica(plan, partial(load_slot, spec), spec, replica_id, in_ray=True)
 
     def __serve_build_asgi_app__(self) -> App:
@@ -113,6 +128,14 @@ class RayReplica:
         """See Replica.snapshot."""
         return self._replica.snapshot(with_metrics=with_metrics)
 
+    async def prepare(self, plan: Plan) -> Prepared:
+        """See Replica.prepare."""
+        return await self._replica.prepare(plan)
+
+    async def commit(self, plan: Plan) -> None:
+        """See Models.commit."""
+        self._replica.models.commit(plan)
+
     async def drain(self) -> None:
         """See Replica.drain."""
         self._replica.drain()
@@ -121,9 +144,9 @@ class RayReplica:
 class RayCluster:
     """A Ray cluster on this machine alone, with one application: the replicas behind HAProxy."""
 
-    def __init__(self, spec: ServingSpec, plan: Plan, folder: Path) -> None:
+    def __init__(self, spec: ServingSpec, folder: Path) -> None:
+        """Replicas begin with the plan in the folder."""
         self._spec = _from_anywhere(spec)
-        self._plan = plan
         self._folder = folder
         self._handle: Any = None
         self._is_initialized = False
@@ -168,7 +191,7 @@ class RayCluster:
             # Ray means to take the interval of counts from its environment some day; this version does not yet.
             warnings.simplefilter("ignore", DeprecationWarning)
             deployment = ray_serve.deployment(**deployment_settings(self._spec))(ray_serve.ingress()(RayReplica))
-        return deployment.bind(self._spec, self._plan)
+        return deployment.bind(self._spec, self._folder)
 
     def is_up(self) -> bool:
         """See Cluster.is_up."""
@@ -189,6 +212,15 @@ class RayCluster:
     def snapshots(self, *, with_metrics: bool, timeout_s: float) -> Sequence[Snapshot]:
         """See Cluster.snapshots."""
         return [each for each in self._all("snapshot", timeout_s, with_metrics) if isinstance(each, Snapshot)]
+
+    def prepare(self, plan: Plan, timeout_s: float) -> Sequence[Prepared]:
+        """See Replicas.prepare."""
+        answers = self._all("prepare", timeout_s, plan)
+        return [each if isinstance(each, Prepared) else Prepared("", f"no answer: {each}") for each in answers]
+
+    def commit(self, plan: Plan, timeout_s: float) -> None:
+        """See Replicas.commit."""
+        self._all("commit", timeout_s, plan)
 
     def drain(self, timeout_s: float) -> None:
         """See Cluster.drain."""

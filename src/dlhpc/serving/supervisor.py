@@ -7,11 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any, Final, Protocol
 
 from dlhpc.errors import Interrupted, ServingError
+from dlhpc.serving.control import Control, Replicas, every
 from dlhpc.serving.health import Phase, Snapshot, health
 from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import HealthReply
@@ -22,7 +23,7 @@ LOOK_TIMEOUT_S: Final = 2.0
 """A replica that has not told its state by then counts as gone."""
 
 
-class Cluster(Protocol):
+class Cluster(Replicas, Protocol):
     """The processes that answer."""
 
     def start(self) -> Iterator[None]:
@@ -31,10 +32,6 @@ class Cluster(Protocol):
 
     def is_up(self) -> bool:
         """Whether all replicas answer through the public port. Raises when they never will."""
-        ...
-
-    def snapshots(self, *, with_metrics: bool, timeout_s: float) -> Sequence[Snapshot]:
-        """What each replica that answers in time tells. Never raises."""
         ...
 
     def drain(self, timeout_s: float) -> None:
@@ -86,9 +83,15 @@ class Supervisor:
     """Runs one cluster through its life: starting, serving, draining."""
 
     def __init__(
-        self, cluster: Cluster, spec: ServingSpec, say: Callable[[str], None], now: Callable[[], float] = time.monotonic
+        self,
+        cluster: Cluster,
+        control: Control,
+        spec: ServingSpec,
+        say: Callable[[str], None],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
+        self._control = control
         self._spec = spec
         self._say = say
         self._now = now
@@ -102,7 +105,8 @@ class Supervisor:
             snapshots = await asyncio.to_thread(
                 self._cluster.snapshots, with_metrics=with_metrics, timeout_s=LOOK_TIMEOUT_S
             )
-        return health(self.phase, snapshots, self._now() - self._began, self._spec), snapshots
+        state = health(self.phase, snapshots, self._now() - self._began, self._spec, self._control.faults)
+        return state, snapshots
 
     def run(self, stop: Stop, ready: Callable[[], None]) -> None:
         """Serve until `stop`; `ready` is called once, when predictions are answered.
@@ -114,8 +118,9 @@ class Supervisor:
                 self._say("stopped before the server was ready")
                 return
             self.phase = "serving"
-            ready()
-            stop.wait()
+            with every(self._spec.watch_s, self._control.step) if self._spec.watch_s else nullcontext():
+                ready()
+                stop.wait()
             self.phase = "draining"
             self._drain()
         finally:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from dlhpc.backends import load_backend
 from dlhpc.registry.artifact import Artifact
 from dlhpc.registry.cache import NodeCache
 from dlhpc.registry.derived import quantised, rounded
+from dlhpc.registry.refs import AliasRef, NewestRef, parse_ref
 from dlhpc.registry.store import Registry
 from dlhpc.serving.compute import backend_of
 from dlhpc.serving.deviation import deviation, too_far
-from dlhpc.serving.plan import Plan, PlannedModel, plan_of
+from dlhpc.serving.plan import Canary, Place, Plan, PlannedModel, Shadow, plan_of
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.precision import computes_in
-from dlhpc.spec.serving import ServingSpec
+from dlhpc.spec.serving import ServedModelSpec, ServingSpec
 from dlhpc.spec.wire import ModelInfo
 
 
@@ -27,11 +29,51 @@ def first_plan(spec: ServingSpec, is_unwanted: Callable[[], bool] = lambda: Fals
     """
     if not spec.models:
         return plan_of(published(spec, is_unwanted=is_unwanted))
-    models = (
-        PlannedModel(name=name, stable=published(spec, served.ref, is_unwanted=is_unwanted))
-        for name, served in spec.models.items()
-    )
-    return Plan(epoch=1, models=tuple(models))
+    find = partial(published, spec, is_unwanted=is_unwanted)
+    return Plan(epoch=1, models=tuple(_planned(find, name, served) for name, served in spec.models.items()))
+
+
+def _planned(find: Callable[[str], ModelInfo], name: str, served: ServedModelSpec) -> PlannedModel:
+    canary = shadow = None
+    if served.canary is not None:
+        info, weight, by = find(served.canary.ref), served.canary.weight, served.canary.by
+        canary = Canary(info=info, weight=weight, by=by)
+    if served.shadow is not None:
+        info, share = find(served.shadow.ref), served.shadow.share
+        shadow = Shadow(info=info, share=share, max_pending=served.shadow.max_pending)
+    return PlannedModel(name=name, stable=find(served.ref), canary=canary, shadow=shadow)
+
+
+def moving_refs(spec: ServingSpec, plan: Plan) -> dict[Place, str]:
+    """The references of a spec that may stand for another version later: names and aliases."""
+    given: dict[Place, str] = {}
+    if spec.model is not None:
+        given[Place(plan.models[0].name, "stable")] = spec.model
+    for name, served in spec.models.items():
+        given[Place(name, "stable")] = served.ref
+        if served.canary is not None:
+            given[Place(name, "canary")] = served.canary.ref
+        if served.shadow is not None:
+            given[Place(name, "shadow")] = served.shadow.ref
+    return {place: ref for place, ref in given.items() if isinstance(parse_ref(ref), NewestRef | AliasRef)}
+
+
+class RegistryVersions:
+    """The registry of a server, as its control loop needs it."""
+
+    def __init__(self, spec: ServingSpec, is_unwanted: Callable[[], bool] = lambda: False) -> None:
+        """Frameworks are measured until `is_unwanted`."""
+        self._spec = spec
+        self._is_unwanted = is_unwanted
+        self._registry = Registry(spec.registry, load_backend)
+
+    def digest(self, ref: str) -> str:
+        """See Versions.digest."""
+        return f"sha256:{self._registry.resolve(ref)}"
+
+    def verified(self, ref: str) -> ModelInfo:
+        """See Versions.verified."""
+        return published(self._spec, ref, is_unwanted=self._is_unwanted)
 
 
 def published(

@@ -27,6 +27,7 @@ Network = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "stri
 
 
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class BatchingSpec(Spec):
@@ -159,11 +160,65 @@ class BreakerSpec(Spec):
     """Predictions that may try afterwards, and must all succeed to close it."""
 
 
+class CanarySpec(Spec):
+    """A second version of a model that answers a part of its requests."""
+
+    ref: str
+    """Which version: `name`, `name:3`, `name@alias` or `sha256:...`."""
+
+    weight: Share = 0.05
+    """Share of the requests that it answers; a request may also choose, by the header `x-canary: always` or `never`."""
+
+    by: Literal["request", "key"] = "request"
+    """What a request is chosen by: the hash of its id, or of its API key's, so that a client stays with one version."""
+
+
+class ShadowSpec(Spec):
+    """A version that is asked again what was answered, after the answer, and only counted."""
+
+    ref: str
+    """Which version: `name`, `name:3`, `name@alias` or `sha256:...`."""
+
+    share: Ratio = 1.0
+    """Share of the images that it is given."""
+
+    max_pending: PositiveInt = 32
+    """Most images that wait for it in each replica; what is more is left out."""
+
+
+class RollbackSpec(Spec):
+    """When a canary or a shadow is taken off trial, judged by the supervisor at each look (`watch_s`)."""
+
+    enabled: bool = True
+    """Whether it ever is."""
+
+    window_s: PositiveFloat = 60.0
+    """Seconds that are judged by."""
+
+    min_requests: PositiveInt = 50
+    """Fewest images in the window to be judged by."""
+
+    failure_excess: Ratio = 0.05
+    """How much larger the share of failed images may be than the stable version's."""
+
+    slowdown: Annotated[float, Field(gt=1.0)] = 2.0
+    """How many times longer an image may take on average than with the stable version, when it is 5 ms longer."""
+
+    disagreement: Ratio = 0.2
+    """Share of a shadow's images for which its most probable class may be another than the stable version's."""
+
+
 class ServedModelSpec(Spec):
     """One of several models of a server."""
 
     ref: str
     """Which version answers: `name`, `name:3`, `name@alias` or `sha256:...`."""
+
+    canary: CanarySpec | None = None
+    """A second version that answers a part of the requests; none when null."""
+
+    shadow: ShadowSpec | None = None
+    """A version that is asked again what was answered; none when null."""
 
 
 class ServingSpec(Spec):
@@ -192,6 +247,13 @@ class ServingSpec(Spec):
 
     verification: VerificationSpec = VerificationSpec()
     """How closely the model is looked at before it answers."""
+
+    watch_s: NonNegativeFloat | None = 5.0
+    """Seconds between looks at whether a name without a number, or an alias, stands for another version: the server
+    then changes to it without a pause. Off when 0 or null."""
+
+    rollback: RollbackSpec = RollbackSpec()
+    """When a canary or a shadow is taken off trial."""
 
     host: str = "127.0.0.1"
     """Address to listen on, for both ports; 0.0.0.0 is every interface."""
@@ -306,6 +368,16 @@ class ServingSpec(Spec):
         if self.gpus_per_replica > 1 and self.gpus_per_replica % 1:
             raise ValueError(
                 f"gpus_per_replica is {self.gpus_per_replica:g}: give a share, such as 0.5, or a whole number"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_looks(self) -> Self:
+        on_trial = [name for name, served in self.models.items() if served.canary or served.shadow]
+        if on_trial and self.rollback.enabled and not self.watch_s:
+            raise ValueError(
+                f"models.{on_trial[0]} has a version on trial and watch_s is {self.watch_s}, so that nobody would roll "
+                "it back: set watch_s, or rollback.enabled=false"
             )
         return self
 

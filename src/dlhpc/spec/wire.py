@@ -17,6 +17,8 @@ PROBLEM_TYPE: Final = "application/problem+json"
 REQUEST_ID: Final = "x-request-id"
 DEADLINE_MS: Final = "x-deadline-ms"
 """Header: for how many milliseconds the client will wait."""
+CANARY: Final = "x-canary"
+"""Header: `always` or `never` lets a model's canary answer, whatever its weight."""
 PRIORITY: Final = "x-priority"
 """Header: `low` lets others go first when the server is busy."""
 HOW_TO_SEND: Final = (
@@ -211,6 +213,9 @@ class HealthReply(_Body):
     """Seconds since the start."""
     models: tuple[ModelInfo, ...]
     """What is served."""
+    faults: tuple[str, ...] = ()
+    """What the server could not follow: a version that an alias stands for and that cannot be loaded. What it served
+    before answers on. Only the supervisor knows."""
     version: str = ""
     """Of dlhpc."""
     limits: LimitsInfo | None = None
