@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from dlhpc.registry.artifact import Artifact
+from dlhpc.spec.wire import DEADLINE_MS
 from tests.serving.asgi import png
 from tests.serving.test_server import STOP_WITHIN_S, artifact_of, first_line, free_ports
 
@@ -172,10 +173,11 @@ def test_path_tricks_find_nothing(url: str, path: str, status: int) -> None:
 
 
 def test_schemathesis_finds_no_server_error_and_nothing_untold(url: str, clients: Path, tmp_path: Path) -> None:
+    # Whoever says that it waits for one millisecond is rightly told 504: the deadline is a sane one.
     command = [
         clients, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--checks", CHECKS,
         "--phases", "examples,coverage,fuzzing", "--max-examples", str(EXAMPLES), "--seed", str(SEED),
-        "--generation-deterministic", "--request-timeout", "60", "--no-color",
+        "--generation-deterministic", "--request-timeout", "60", "--no-color", "-H", f"{DEADLINE_MS}: 30000",
     ]  # fmt: skip
     done = subprocess.run(
         command, cwd=tmp_path, env=environ(), capture_output=True, text=True, timeout=600, check=False

@@ -36,7 +36,7 @@ GUARDED = ServingSpec(
 BARE = ServingSpec(
     limits=LimitsSpec(deadline_s=None), breaker=BreakerSpec(enabled=False), batching=BatchingSpec(refuse_hopeless=False)
 )
-PLAIN = openapi(ServingSpec(), SHAPE)
+PLAIN = openapi(ServingSpec(), "m", INFO)
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -56,7 +56,7 @@ def references(node: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("spec", [ServingSpec(), GUARDED, BARE])
 def test_everything_that_it_refers_to_is_there_and_used(spec: ServingSpec) -> None:
-    document = openapi(spec, SHAPE)
+    document = openapi(spec, "m", INFO)
     for reference in references(document):
         node = document
         for key in reference.removeprefix("#/").split("/"):
@@ -65,6 +65,11 @@ def test_everything_that_it_refers_to_is_there_and_used(spec: ServingSpec) -> No
         Draft202012Validator.check_schema(schema)
     names = [about["operationId"] for _, _, about in operations(document)]
     assert len(set(names)) == len(names)
+
+
+def test_its_parameters_have_the_served_version_for_an_example() -> None:
+    parameters = PLAIN["components"]["parameters"]
+    assert (parameters["name"]["example"], parameters["version"]["example"]) == ("m", "1")
 
 
 def test_it_tells_the_servers_routes_and_no_others() -> None:
@@ -86,13 +91,13 @@ def codes(about: dict[str, Any]) -> set[str]:
 
 
 def test_predictions_may_be_refused_with_every_code_there_is() -> None:
-    document = openapi(GUARDED, SHAPE)
+    document = openapi(GUARDED, "m", INFO)
     assert codes(document["paths"]["/models/{name}/predict"]["post"]) == set(PROBLEMS)
     assert codes(document["paths"]["/v2/models/{name}/infer"]["post"]) == set(PROBLEMS) - {"bad_form"}
 
 
 def test_what_is_switched_off_is_not_told() -> None:
-    told = codes(openapi(BARE, SHAPE)["paths"]["/predict"]["post"])
+    told = codes(openapi(BARE, "m", INFO)["paths"]["/predict"]["post"])
     off = {"unauthenticated", "forbidden", "request_timeout", "deadline_exceeded", "rate_limited", "breaker_open"}
     assert not told & off
     assert "securitySchemes" not in PLAIN["components"]
@@ -100,14 +105,14 @@ def test_what_is_switched_off_is_not_told() -> None:
 
 
 def test_keys_are_told_where_they_are_needed() -> None:
-    document = openapi(GUARDED, SHAPE)
+    document = openapi(GUARDED, "m", INFO)
     assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
     assert document["paths"]["/predict"]["post"]["security"] == [{"bearer": []}, {"header": []}]
     assert "security" not in document["paths"]["/livez"]["get"]
     headers = document["paths"]["/predict"]["post"]["responses"]["200"]["headers"]
     assert {"RateLimit", "RateLimit-Policy", "Cache-Status", "X-Request-Id", "Traceresponse"} <= set(headers)
     is_open = GUARDED.model_copy(update={"auth": AuthSpec(keys=Path("keys.json"), open_predict=True)})
-    assert {} in openapi(is_open, SHAPE)["paths"]["/predict"]["post"]["security"]
+    assert {} in openapi(is_open, "m", INFO)["paths"]["/predict"]["post"]["security"]
 
 
 EXAMPLES = [("/predict", each["value"]) for each in predict_examples(SHAPE).values()] + [
@@ -177,4 +182,4 @@ def test_what_is_answered_is_what_it_says(method: str, path: str, content: bytes
 
 def test_the_model_that_is_served_makes_the_examples() -> None:
     document = ask("GET", "/openapi.json").json
-    assert document == json.loads(json.dumps(openapi(ServingSpec(), INFO.input_shape)))
+    assert document == json.loads(json.dumps(openapi(ServingSpec(), "m", INFO)))

@@ -11,19 +11,22 @@ from functools import lru_cache
 from importlib.resources import files
 
 from dlhpc.serving.exchange import Handler, Headers, Reply, Request
-from dlhpc.serving.openapi import Shape, openapi
+from dlhpc.serving.openapi import openapi
 from dlhpc.spec.serving import ServingSpec
+from dlhpc.spec.wire import ModelInfo
 
 
-def document_routes(spec: ServingSpec, shape: Callable[[], Shape]) -> Mapping[str, Mapping[str, Handler]]:
-    """The routes; `shape` gives the default model's, for the examples."""
+def document_routes(
+    spec: ServingSpec, served: Callable[[], tuple[str, ModelInfo]]
+) -> Mapping[str, Mapping[str, Handler]]:
+    """The routes; `served` gives the default model and its version, for the examples."""
 
     @lru_cache(maxsize=4)
-    def written(shape: Shape) -> bytes:
-        return json.dumps(openapi(spec, shape), separators=(",", ":")).encode()
+    def written(model: str, info: ModelInfo) -> bytes:
+        return json.dumps(openapi(spec, model, info), separators=(",", ":")).encode()
 
     async def document(request: Request) -> Reply:
-        return Reply(200, written(shape()))
+        return Reply(200, written(*served()))
 
     async def docs(request: Request) -> Reply:
         content, headers = page()

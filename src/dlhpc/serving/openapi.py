@@ -42,8 +42,10 @@ _OUT: Final = (
 )  # fmt: skip
 
 
-def openapi(spec: ServingSpec, shape: Shape) -> Document:
-    """The document of a server with this spec; `shape` is its default model's, for the examples."""
+def openapi(spec: ServingSpec, model: str, info: wire.ModelInfo) -> Document:
+    """The document of a server with this spec; the examples are for the version `info` of its `model`."""
+    shape = info.input_shape
+    examples = {"name": model, "version": info.name.partition(":")[2] or info.digest}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -65,7 +67,10 @@ def openapi(spec: ServingSpec, shape: Shape) -> Document:
         "components": {
             "schemas": _schemas(),
             "headers": _HEADERS,
-            "parameters": _PARAMETERS,
+            "parameters": {
+                name: about | ({"example": examples[name]} if name in examples else {})
+                for name, about in _PARAMETERS.items()
+            },
             **({"securitySchemes": _SECURITY} if spec.auth.keys is not None else {}),
         },
     }
@@ -265,7 +270,7 @@ def _any_headers() -> list[Document]:
 
 
 def _request_headers() -> list[Document]:
-    return [*_any_headers(), _ref("parameters", "deadline_ms"), _ref("parameters", "priority")]
+    return [*_any_headers(), *(_ref("parameters", name) for name in ("deadline_ms", "priority", "canary"))]
 
 
 def _header(description: str, **schema: Any) -> Document:
@@ -313,8 +318,14 @@ _PARAMETERS: Final[Mapping[str, Document]] = {
         "name": wire.DEADLINE_MS,
         "in": "header",
         "description": "For how many milliseconds the client will wait, when that is less than the server's deadline",
-        "schema": {"type": "integer", "minimum": 0, "maximum": 999_999_999_999},
+        "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999_999},
     },
+    "canary": _parameter(
+        wire.CANARY,
+        "header",
+        "Chooses the canary of a model that has one, or its stable version",
+        enum=["always", "never"],
+    ),
     "priority": _parameter(
         wire.PRIORITY, "header", "`low` lets others go first when the server is busy", enum=["low", "normal"]
     ),

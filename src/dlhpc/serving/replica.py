@@ -24,7 +24,7 @@ from dlhpc.serving.oip import Infer, oip_error, oip_routes, speaks_oip
 from dlhpc.serving.plan import Plan, Prepared
 from dlhpc.serving.predict import Predict
 from dlhpc.spec.serving import AuthSpec, LimitsSpec, ServingSpec
-from dlhpc.spec.wire import HealthReply
+from dlhpc.spec.wire import HealthReply, ModelInfo
 
 READERS = 2
 """Threads that decode large images; Pillow lets go of the interpreter lock while it does."""
@@ -61,7 +61,7 @@ class Replica:
                 "/models/{name}/predict": {"POST": predict},
                 **health_routes(self._health),
                 **oip_routes(self.models, self._health, guarded(self.models.answer("oip"), self._front)),
-                **document_routes(spec, lambda: self.models.infos[0].input_shape),
+                **document_routes(spec, self._default),
             },
             self._metrics.answered,
             refuse=lambda refusal, request: (oip_error if speaks_oip(request) else problem_reply)(refusal, request),
@@ -88,6 +88,11 @@ class Replica:
     def _deadline(self, spec: LimitsSpec) -> Guard:
         assert spec.deadline_s is not None
         return deadline(spec.deadline_s)
+
+    def _default(self) -> tuple[str, ModelInfo]:
+        """The default model, and the version that answers for it."""
+        model = self.models.plan.models[0]
+        return model.name, model.stable
 
     def snapshot(self, *, with_metrics: bool = True) -> Snapshot:
         """Counts, and metrics where they are wanted, as they are now."""

@@ -44,13 +44,13 @@ async def _ask(parts: list[bytes | None]) -> Reply:
     return await deadline(0.01)(read_then_hang)(Request("POST", "/predict", [], receiving(parts), "id"))
 
 
-@pytest.mark.parametrize(("given", "seconds"), [(None, 2.0), (b"500", 0.5), (b"60000", 2.0), (b"0", 0.0)])
+@pytest.mark.parametrize(("given", "seconds"), [(None, 2.0), (b"500", 0.5), (b"60000", 2.0), (b"1", 0.001)])
 def test_a_client_may_ask_for_less_time_and_not_for_more(given: bytes | None, seconds: float) -> None:
     headers = [] if given is None else [(b"x-deadline-ms", given)]
     assert allowed_seconds(Request("POST", "/predict", headers, receiving([]), "id"), 2.0) == seconds
 
 
-@pytest.mark.parametrize("given", [b"", b"-1", b"1.5", b"soon", b"9" * 13, b"\xb2"])
+@pytest.mark.parametrize("given", [b"", b"0", b"-1", b"1.5", b"soon", b"9" * 13, b"\xb2"])
 def test_a_deadline_that_makes_no_sense_is_told(given: bytes) -> None:
     with pytest.raises(Refusal, match="whole number of milliseconds") as caught:
         allowed_seconds(Request("POST", "/predict", [(b"x-deadline-ms", given)], receiving([]), "id"), 2.0)

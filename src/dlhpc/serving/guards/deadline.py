@@ -35,9 +35,11 @@ def allowed_seconds(request: Request, most: float) -> float:
     given = request.header(_HEADER)
     if given is None:
         return most
-    if not given.isdigit() or len(given) > 12:
+    if not given.isdigit() or len(given) > 12 or not int(given):
         came = given.decode("latin-1")
-        raise Refusal("invalid_request", f"{DEADLINE_MS}: {came!r} came, expected a whole number of milliseconds")
+        raise Refusal(
+            "invalid_request", f"{DEADLINE_MS}: {came!r} came, expected a whole number of milliseconds, 1 or more"
+        )
     return min(int(given) / 1000, most)
 
 
