@@ -68,7 +68,7 @@ def run(python: Path) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def s3(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environ]:
     """moto's server, with a bucket `models`."""
-    port = _free_port()
+    port = free_port()
     command = [python, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
     with _server(command, port, tmp_path_factory.mktemp("moto")):
         environ = _environ(
@@ -84,7 +84,7 @@ def s3(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envir
 @pytest.fixture(scope="session")
 def gcs(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environ]:
     """gcp-storage-emulator, with a bucket `models`. It ignores ifGenerationMatch."""
-    port = _free_port()
+    port = free_port()
     command = [python.parent / "gcp-storage-emulator", "start", "--host=127.0.0.1", f"--port={port}", "--in-memory"]
     with _server([*command, "--default-bucket=models"], port, tmp_path_factory.mktemp("gcs")):
         yield _environ(STORAGE_EMULATOR_HOST=f"http://127.0.0.1:{port}")
@@ -93,7 +93,7 @@ def gcs(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Envi
 @pytest.fixture(scope="session")
 def azure(environments: ModuleType, python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environ]:
     """Azurite's blob service, with a container `models`."""
-    port = _free_port()
+    port = free_port()
     program = environments.node_program("azurite", "azurite-blob")
     options = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--skipApiVersionCheck", "--silent"]
     with _server([program, *options], port, tmp_path_factory.mktemp("azurite")):
@@ -121,7 +121,7 @@ def _environ(**settings: str) -> Environ:
     return own | settings | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "NO_PROXY": "127.0.0.1"}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

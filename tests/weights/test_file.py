@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlhpc.errors import IntegrityError
+from dlhpc.errors import DataError, IntegrityError
 from dlhpc.weights.file import from_bytes, read_file, to_bytes, write_file
 
 
@@ -35,3 +35,22 @@ def test_equal_arrays_give_equal_bytes_whatever_their_order() -> None:
 def test_garbage_is_refused_by_name(content: bytes) -> None:
     with pytest.raises(IntegrityError, match=r"model\.safetensors"):
         from_bytes(content, "model.safetensors")
+
+
+def test_bfloat16_becomes_float32_of_the_same_values() -> None:
+    import safetensors.torch
+    import torch
+
+    values = torch.tensor([[1.5, -0.0, 3e38], [1e-40, float("inf"), float("nan")]]).to(torch.bfloat16)
+    back = from_bytes(safetensors.torch.save({"w": values}), "w.safetensors")["w"]
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(back, values.float().numpy())
+
+
+def test_types_that_numpy_lacks_are_named() -> None:
+    import safetensors.torch
+    import torch
+
+    content = safetensors.torch.save({"w": torch.ones(4).to(torch.float8_e4m3fn)})
+    with pytest.raises(DataError, match=r"x\.safetensors: 'w' has type F8_E4M3, expected BF16, F64"):
+        from_bytes(content, "x.safetensors")

@@ -42,8 +42,8 @@ def canonical_weights(
     """A resolved model's weights out of a state_dict, under canonical names, in canonical axes.
 
     `naming` says whose names and axes the file has; `names` maps names of the file to canonical ones, or to those of
-    `naming`. float16 becomes float32. Raises UsageError that tells every tensor that is missing, left over, misshapen
-    or no floating point, and every entry of `names` that fits nothing.
+    `naming`. float16 becomes float32, as bfloat16 did when the file was read. Raises UsageError that tells every tensor
+    that is missing, left over, misshapen or no floating point, and every entry of `names` that fits nothing.
     """
     table = param_table(model)
     places = layout("torch" if naming == "torch" else "flax", table).places

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+import numpy.typing as npt
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
 
-from dlhpc.errors import IntegrityError
+from dlhpc.errors import DataError, IntegrityError
 from dlhpc.files import write_atomic
 from dlhpc.weights.init import Weights
+
+_TYPES: dict[str, type[np.generic]] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+"""What numpy has, by its name in the format."""
 
 
 def to_bytes(arrays: Weights, metadata: dict[str, str] | None = None) -> bytes:
@@ -20,11 +38,26 @@ def to_bytes(arrays: Weights, metadata: dict[str, str] | None = None) -> bytes:
 
 
 def from_bytes(content: bytes, where: str) -> Weights:
-    """Parse; `where` names the file in the error. Raises IntegrityError when the bytes are not safetensors."""
+    """Parse; `where` names the file in the error. bfloat16, which numpy lacks, becomes float32 of the same values.
+
+    Raises IntegrityError when the bytes are not safetensors, DataError for tensors of another type that numpy lacks.
+    """
     try:
-        return dict(load(content))
-    except (SafetensorError, ValueError, KeyError) as error:
+        views = deserialize(content)
+    except (SafetensorError, ValueError) as error:
         raise IntegrityError(f"{where}: not a readable safetensors file: {error}") from error
+    return {name: _array(view, f"{where}: '{name}'") for name, view in views}
+
+
+def _array(view: dict[str, Any], where: str) -> npt.NDArray[Any]:
+    kind, data = view["dtype"], view["data"]
+    if kind == "BF16":  # the upper half of a float32
+        flat = (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    elif kind in _TYPES:
+        flat = np.frombuffer(data, _TYPES[kind])
+    else:
+        raise DataError(f"{where} has type {kind}, expected BF16, {', '.join(_TYPES)}: convert it first")
+    return flat.reshape(view["shape"])
 
 
 def write_file(path: Path, arrays: Weights) -> None:
