@@ -19,6 +19,7 @@ from tests.ports import free_ports
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.server
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "served_by"), [("flax_config.yaml", "torch"), ("torch_deepspeed_cnn.yaml", "flax")])
 def test_all_test_images_get_the_same_classes(config: str, served_by: str) -> None:

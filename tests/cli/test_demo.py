@@ -14,6 +14,7 @@ from dlhpc.cli.main import main
 from tests.ports import free_ports
 
 
+@pytest.mark.server
 def test_trains_exchanges_serves_and_stops(checkout: Path, tmp_path: Path) -> None:
     port, metrics_port = free_ports(2)
     places = ["--dir", str(tmp_path), "--port", port, "--metrics-port", metrics_port]

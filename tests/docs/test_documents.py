@@ -31,6 +31,7 @@ def test_every_block_says_how_it_is_checked(path: Path) -> None:
     assert len(re.findall(r"^```", path.read_text(), re.MULTILINE)) == 2 * len(blocks(path))
 
 
+@pytest.mark.server
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", with_kinds(RUN_NOW), ids=lambda path: path.name)
 def test_the_document_works(path: Path, workspace: Workspace) -> None:
@@ -40,6 +41,7 @@ def test_the_document_works(path: Path, workspace: Workspace) -> None:
                 _check(block, workspace, servers)
 
 
+@pytest.mark.server
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("path", with_kinds(RUN_SLOWLY), ids=lambda path: path.name)

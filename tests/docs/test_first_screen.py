@@ -10,7 +10,7 @@ import pytest
 
 from tests.workspace import Workspace
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 def test_make_demo_sets_up_and_ends_with_the_table_also_the_second_time(checkout: Path, tmp_path: Path) -> None:

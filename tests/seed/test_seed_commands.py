@@ -37,7 +37,7 @@ GENERATE_REPORT = "python benchmarks/generate_report.py"
 TESTS = "pytest tests/"
 TESTS_WITH_COVERAGE = "pytest tests/ --cov=src --cov-report=html"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ from tests.serving.load import under_load
 from tests.serving.process_tree import listening, tree
 
 pytestmark = [
+    pytest.mark.server,
     pytest.mark.timeout(600),
     pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux, and /proc is looked into"),
 ]

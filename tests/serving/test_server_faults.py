@@ -26,6 +26,7 @@ from tests.serving.process_tree import tree
 from tests.serving.test_server import READY_WITHIN_S, STOP_WITHIN_S, artifact_of, free_ports
 
 pytestmark = [
+    pytest.mark.server,
     pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux, and /proc is looked into"),
