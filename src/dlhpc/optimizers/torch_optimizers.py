@@ -32,8 +32,40 @@ Execution = Literal["auto", "compiled", "eager"]
 _Update = tuple[Tensor, Tensor, list[Tensor], Coefficients]
 """One parameter's work: x, g and slots, arrays of this process and of one shape, and the rule's numbers."""
 
-_Dense = tuple[Tensor, int, list[Tensor]]
-"""A parameter that machine code can move, its address, and its slots."""
+
+class _Batch:
+    """What machine code moves in one call: dense arrays of one number format on the CPU."""
+
+    def __init__(self, kernel: native.Kernel) -> None:
+        self.kernel = kernel
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the arrays."""
+        self.sizes: list[int] = []
+        self.addresses: list[int] = []
+        self.numbers: list[float] = []
+        self.written: list[Tensor] = []
+
+    def add(self, x: Tensor, address: int, size: int, g: Tensor, slots: list[Tensor], numbers: Coefficients) -> None:
+        """Let this parameter be moved too."""
+        self.sizes.append(size)
+        self.addresses += address, g.data_ptr(), *map(_ADDRESS, slots)
+        self.numbers += numbers
+        self.written.append(x)
+        self.written += slots
+
+    def move(self) -> None:
+        """Move them."""
+        if self.sizes:
+            self.kernel(self.sizes, self.addresses, self.numbers, torch.get_num_threads())
+            torch.autograd.graph.increment_version(self.written)  # so that a stale backward pass is noticed
+
+
+_Dense = tuple[Tensor, int, int, torch.dtype, list[Tensor], _Batch]
+"""A parameter that machine code can move: itself, its address, size and format, its slots, and what moves with it."""
+
+_ADDRESS = Tensor.data_ptr
 
 PLAIN = (torch.nn.Parameter, Tensor)
 """Types of tensors that are wholly on this process."""
@@ -53,7 +85,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     ) -> None:
         self.bound = bound
         self._execution = execution
-        self._kernels: dict[torch.dtype, native.Kernel | None] = {}
+        self._batches: dict[torch.dtype, _Batch | None] = {}
         self._compiled = CompiledLists(self.bound)
         self._estimates: dict[Tensor, Tensor] = {}
         self._dense: dict[int, _Dense] = {}
@@ -112,25 +144,39 @@ class RuleOptimizer(torch.optim.Optimizer):
         return loss
 
     def _updates(self) -> Iterator[_Update]:
-        names = self.bound.slots
+        """What is to be moved and is not known to be dense; what is goes into its batch at once, which costs less."""
+        names, states, dense = self.bound.slots, self.state, self._dense
         for group in self.param_groups:
             lr, decay = float(group["lr"]) * group["lr_scale"], float(group["weight_decay"])
             t = 0
             numbers: Coefficients = ()
-            for parameter in group["params"]:
-                g = parameter.grad
+            for x in group["params"]:
+                g = x.grad
                 if g is None:
                     continue
-                state = self.state[parameter] or self.slots_of(parameter)
+                state = states[x] or self.slots_of(x)
                 if self._estimates:
-                    self._fold_estimate(parameter, state)
-                state["step"] += 1
-                if state["step"] != t:  # nearly always it is the neighbour's
-                    t = state["step"]
+                    self._fold_estimate(x, state)
+                state["step"] = step = state["step"] + 1
+                if step != t:  # nearly always it is the neighbour's
+                    t = step
                     numbers = tuple(map(float, self.bound.coefficients(np, Scalars(lr, decay, t))))
-                x, slots = parameter, [state[name] for name in names]
-                if type(parameter) not in PLAIN:
-                    x, g, *slots = map(_local, (x, g, *slots))
+                slots = [state[name] for name in names]
+                seen = dense.get(id(x))
+                if seen is not None:
+                    known, address, size, dtype, known_slots, batch = seen
+                    if (
+                        known is x
+                        and address == x.data_ptr()
+                        and all(map(is_, known_slots, slots))
+                        and x.is_contiguous()
+                        and g.is_contiguous()  # a sparse one is not
+                        and g.dtype is dtype
+                    ):
+                        batch.add(x, address, size, g, slots, numbers)
+                        continue
+                if type(x) not in PLAIN:
+                    x, g, *slots = map(_local, (x, g, *slots))  # noqa: PLW2901 - the part of it that is here
                 yield x, g, slots, numbers
 
     def _fold_estimate(self, parameter: Tensor, state: dict[str, Any]) -> None:
@@ -142,61 +188,50 @@ class RuleOptimizer(torch.optim.Optimizer):
     # -- the three ways to run it ------------------------------------------------------------------------------------
 
     def _move(self) -> None:
-        dense: dict[torch.dtype, list[_Update]] = {torch.float32: [], torch.float64: []}
+        batches = self._batches.values()
+        try:
+            self._sort()
+            for batch in batches:
+                if batch is not None:
+                    batch.move()
+        finally:  # a step that failed half way must leave no address behind
+            for batch in batches:
+                if batch is not None:
+                    batch.clear()
+
+    def _sort(self) -> None:
+        """Put what machine code can move into its batch, and move the rest."""
         lists: dict[torch.device, list[_Update]] = {}
         for update in self._updates():
-            x, g, slots, _ = update
+            x, g, slots, numbers = update
             if g.is_sparse:
                 raise ValueError("sparse gradients are not supported: use dense ones (nn.Embedding(..., sparse=False))")
-            if self._execution == "auto" and self._is_dense(x, g, slots):
-                dense[g.dtype].append(update)
+            batch = self._batch_of(x, g, slots) if self._execution == "auto" else None
+            if batch is not None:
+                batch.add(x, x.data_ptr(), x.numel(), g, slots, numbers)
             elif self._execution == "compiled" or (self._execution == "auto" and not x.is_cpu):
                 lists.setdefault(x.device, []).append(update)
             else:
                 self._move_eagerly(update)
-        for dtype, updates in dense.items():
-            if updates:
-                self._move_natively(dtype, updates)
         for updates in lists.values():
             self._compiled(updates)
 
-    def _is_dense(self, x: Tensor, g: Tensor, slots: list[Tensor]) -> bool:
-        """Whether machine code can walk through the arrays side by side.
+    def _batch_of(self, x: Tensor, g: Tensor, slots: list[Tensor]) -> _Batch | None:
+        """The batch that these arrays belong to; None when machine code cannot walk through them side by side.
 
         Asking each of them takes longer than moving a small one: so the verdict on a parameter and its slots stands as
         long as they are the same tensors, the parameter in the same place.
         """
-        if not (x.is_contiguous() and g.is_contiguous()):
-            return False
-        seen = self._dense.get(id(x))
-        if seen is None or seen[0] is not x or seen[1] != x.data_ptr() or not all(map(is_, seen[2], slots)):
-            if not _are_dense(x, slots):
-                return False
-            if type(x) is torch.nn.Parameter:  # others may be made anew for every step
-                self._dense[id(x)] = x, x.data_ptr(), slots
-        return g.dtype is x.dtype
-
-    def _move_natively(self, dtype: torch.dtype, updates: list[_Update]) -> None:
-        if dtype not in self._kernels:
-            self._kernels[dtype] = native.kernel(self.bound, "float" if dtype == torch.float32 else "double")
-        kernel = self._kernels[dtype]
-        if kernel is None:
-            for update in updates:
-                self._move_eagerly(update)
-            return
-        sizes: list[int] = []
-        addresses: list[int] = []
-        numbers: list[float] = []
-        written: list[Tensor] = []
-        for x, g, slots, coefficients in updates:
-            sizes.append(x.numel())
-            addresses += x.data_ptr(), g.data_ptr()
-            addresses += [slot.data_ptr() for slot in slots]
-            numbers += coefficients
-            written.append(x)
-            written += slots
-        kernel(sizes, addresses, numbers, torch.get_num_threads())
-        torch.autograd.graph.increment_version(written)  # so that a stale backward pass is noticed
+        dtype = x.dtype
+        if g.dtype is not dtype or not (x.is_contiguous() and g.is_contiguous() and _are_dense(x, slots)):
+            return None
+        if dtype not in self._batches:
+            kernel = native.kernel(self.bound, "float" if dtype == torch.float32 else "double")
+            self._batches[dtype] = None if kernel is None else _Batch(kernel)
+        batch = self._batches[dtype]
+        if batch is not None and type(x) is torch.nn.Parameter:  # others may be made anew for every step
+            self._dense[id(x)] = x, x.data_ptr(), x.numel(), dtype, slots, batch
+        return batch
 
     def _move_eagerly(self, update: _Update) -> None:
         for x, g, *slots in _blocks(update):
