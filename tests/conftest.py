@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several workers (pytest-xdist) take whole files; all servers are one worker's, since ports and cores are shared."""
+    """Workers of pytest-xdist take whole files; all servers are one worker's, since ports and cores are shared."""
     for item in items:
         group = "server" if item.get_closest_marker("server") else item.path.relative_to(CHECKOUT).as_posix()
         item.add_marker(pytest.mark.xdist_group(group))
