@@ -35,7 +35,7 @@ test-slow: $(STAMP) ## long trainings, soak and overload
 	$(IN_ROOT) python -m pytest -m slow $(PYTEST_ARGS)
 
 test-deploy: $(STAMP) ## containers and servers of other makers
-	$(IN_ROOT) python tools/environments.py object-stores azurite
+	$(IN_ROOT) python tools/environments.py object-stores azurite redis
 	$(IN_ROOT) python -m pytest -m deploy $(PYTEST_ARGS)
 
 test-gpu: $(STAMP) ## what needs an accelerator

@@ -48,6 +48,7 @@ FENCES: dict[str, list[str]] = {
     "onnxruntime": ["*/onnx_*.py"],
     "onnxscript": ["*/onnx_*.py"],
     "multipart": ["dlhpc/serving/form_data.py"],
+    "redis": ["dlhpc/serving/guards/redis_rates.py"],
     "fsspec": ["dlhpc/registry/stores/object_store.py"],
 }
 """Library -> the only files that may import it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from dlhpc.monitoring.metrics import ReplicaMetrics
@@ -14,9 +14,11 @@ from dlhpc.serving.documents import document_routes
 from dlhpc.serving.exchange import Guard, guarded
 from dlhpc.serving.guards.admission import Admission
 from dlhpc.serving.guards.auth import authenticate
+from dlhpc.serving.guards.buckets import BucketId, Loan, Report
 from dlhpc.serving.guards.cache import Replies
 from dlhpc.serving.guards.deadline import deadline
-from dlhpc.serving.guards.rate_limit import RateLimits, rate_limit
+from dlhpc.serving.guards.rate_limit import Limiter, RateLimits, rate_limit
+from dlhpc.serving.guards.redis_rates import RedisRates, redis_script
 from dlhpc.serving.health import Snapshot, health, health_routes
 from dlhpc.serving.lanes import Answers, Surroundings
 from dlhpc.serving.models import Load, Models
@@ -53,6 +55,8 @@ class Replica:
             "oip": lambda lane: Infer(lane.info, lane.batcher, readers, lane.rows, spec.limits),
         }
         self.models = Models(plan, load, Surroundings(spec, self._metrics, self._replies, readers, protocols))
+        lender = replica_id if spec.lends_rates else None
+        self._rates = RateLimits(spec.rate_limits, spec.most_replicas, self._guards.rate_limited, lender)
         self._front = self._front_guards(spec)
         predict = guarded(self.models.answer("predict"), self._front)
         self.app = App(
@@ -74,11 +78,14 @@ class Replica:
             "auth": lambda: self._authentication(spec.auth),
             "admission": self._admission.guard,
             "deadline": lambda: self._deadline(spec.limits),
-            "rate_limits": lambda: rate_limit(
-                RateLimits(spec.rate_limits, spec.most_replicas, self._guards.rate_limited), spec.trusted_proxies
-            ),
+            "rate_limits": lambda: rate_limit(self._limiter(spec), spec.trusted_proxies),
         }
         return [makers[name]() for name in spec.guards if name in makers]
+
+    def _limiter(self, spec: ServingSpec) -> Limiter:
+        if spec.rate_limits.redis is None:
+            return self._rates
+        return RedisRates(spec.rate_limits, self._rates, redis_script(spec.rate_limits))
 
     def _authentication(self, spec: AuthSpec) -> Guard:
         assert spec.keys is not None
@@ -116,6 +123,10 @@ class Replica:
     async def prepare(self, plan: Plan) -> Prepared:
         """Load what a plan needs, beside what is being answered."""
         return Prepared(self._id, await self.models.prepare(plan))
+
+    def exchange_rates(self, wanted: Sequence[BucketId], loans: Mapping[str, Sequence[Loan]]) -> Report:
+        """Lend tokens of rate limits and borrow some: see RateLimits.exchange. `loans` are those of all replicas."""
+        return self._rates.exchange(wanted, loans.get(self._id, ()), time.monotonic())
 
     def drain(self) -> None:
         """Admit no more predictions; those in flight complete."""

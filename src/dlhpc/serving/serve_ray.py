@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,10 @@ from dlhpc.serving.deviation import told
 from dlhpc.serving.exchange import Guard
 from dlhpc.serving.exporter import Exporter, exporter_app, listen
 from dlhpc.serving.guards.auth import authenticate
+from dlhpc.serving.guards.buckets import BucketId, Loan, Report
 from dlhpc.serving.haproxy import PID_FILE, install
 from dlhpc.serving.health import Snapshot
+from dlhpc.serving.leases import EVERY_S, Leasing
 from dlhpc.serving.plan import Plan, Prepared, read_plan, write_plan
 from dlhpc.serving.processes import command_line, end_processes, wait_for
 from dlhpc.serving.ray_settings import CPUS_PER_REPLICA, check_gpus, deployment_settings, ray_settings
@@ -88,6 +90,8 @@ def serve(spec: ServingSpec, ready: Callable[[Plan], None]) -> None:
         supervisor = Supervisor(cluster, control, spec, _say)
         app = exporter_app(supervisor.look, metrics_guards, control.metrics.families)
         stack.callback(Exporter(app, listener).stop)
+        if spec.lends_rates:
+            stack.callback(Leasing(cluster.exchange_rates).stop)
         supervisor.run(stop, lambda: _ready(cluster, plan, ready))
 
 
@@ -135,6 +139,10 @@ class RayReplica:
     async def commit(self, plan: Plan) -> None:
         """See Models.commit."""
         self._replica.models.commit(plan)
+
+    async def exchange_rates(self, wanted: Sequence[BucketId], loans: Mapping[str, Sequence[Loan]]) -> Report:
+        """See Replica.exchange_rates."""
+        return self._replica.exchange_rates(wanted, loans)
 
     async def drain(self) -> None:
         """See Replica.drain."""
@@ -225,6 +233,10 @@ class RayCluster:
     def drain(self, timeout_s: float) -> None:
         """See Cluster.drain."""
         self._all("drain", timeout_s)
+
+    def exchange_rates(self, wanted: Sequence[BucketId], loans: Mapping[str, Sequence[Loan]]) -> Sequence[Report]:
+        """Let the replicas lend each other tokens of rate limits; the reports of those that answer in time."""
+        return [each for each in self._all("exchange_rates", 2 * EVERY_S, wanted, loans) if isinstance(each, Report)]
 
     def _all(self, method: str, timeout_s: float, *arguments: Any) -> list[Any]:
         """What a method of every replica gives, or its error."""

@@ -26,6 +26,14 @@ def _network(text: str) -> str:
 Network = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string", "format": NETWORK_FORMAT})]
 
 
+def _redis_url(text: str) -> str:
+    """A URL that a Redis client takes."""
+    if not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("expected redis://host:port/number, rediss://... or unix:///path")
+    return text
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -117,6 +125,17 @@ class RateLimitsSpec(Spec):
 
     total: RateSpec | None = None
     """For all clients together; none when null."""
+
+    redis: RedisUrl | None = None
+    """Redis in which all replicas, also those of other servers, count together: redis://host:6379/0, rediss:// for TLS,
+    unix:///path. Without it each replica grants its share. A password belongs into
+    DLHPC_SERVING__RATE_LIMITS__REDIS."""
+
+    redis_timeout_ms: Annotated[float, Field(ge=1.0, le=10_000.0)] = 50.0
+    """Longest that a request waits for Redis."""
+
+    when_redis_is_away: Literal["local", "refuse"] = "local"
+    """What happens when it does not answer: each replica grants its share, or requests get 503 with Retry-After."""
 
 
 class CacheSpec(Spec):
@@ -319,6 +338,11 @@ class ServingSpec(Spec):
             "queue": self.batching.refuse_hopeless and self.limits.deadline_s is not None,
         }
         return tuple(name for name, is_on in switches.items() if is_on)
+
+    @property
+    def lends_rates(self) -> bool:
+        """Whether replicas have rate limits of which each keeps its share, so that they can lend each other some."""
+        return "rate_limits" in self.guards and self.most_replicas > 1 and self.rate_limits.redis is None
 
     @property
     def url(self) -> str:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlhpc.serving.exchange import Refusal, Reply, Request
-from dlhpc.serving.guards.rate_limit import Buckets, RateLimits, rate_limit
+from dlhpc.serving.guards.buckets import Buckets
+from dlhpc.serving.guards.rate_limit import RateLimits, rate_limit
 from dlhpc.serving.replica import Replica
 from dlhpc.spec.serving import RateLimitsSpec, RateSpec, ServingSpec
 from tests.serving.asgi import SLOT, Answer, body, call, receiving, replica_of
