@@ -17,7 +17,8 @@ import pytest
 from dlhpc.serving.exchange import Refusal
 from dlhpc.serving.guards.rate_limit import RateLimits
 from dlhpc.serving.guards.redis_rates import RedisRates, redis_script
-from dlhpc.spec.serving import RateLimitsSpec, RateSpec, ServingSpec
+from dlhpc.spec.rates import RateLimitsSpec, RateSpec
+from dlhpc.spec.serving import ServingSpec
 from tests.serving.asgi import SLOT, body, call, replica_of
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]

@@ -14,7 +14,8 @@ from dlhpc.serving.exchange import Refusal
 from dlhpc.serving.guards.buckets import LOAN_S, BucketId, Buckets, Loan, Report
 from dlhpc.serving.guards.rate_limit import RateLimits
 from dlhpc.serving.leases import EVERY_S, Leasing, Ledger
-from dlhpc.spec.serving import RateLimitsSpec, RateSpec, ServingSpec
+from dlhpc.spec.rates import RateLimitsSpec, RateSpec
+from dlhpc.spec.serving import ServingSpec
 from tests.serving.asgi import SLOT, replica_of
 
 

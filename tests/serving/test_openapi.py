@@ -15,16 +15,8 @@ from jsonschema import Draft202012Validator
 from dlhpc.serving.openapi import openapi
 from dlhpc.serving.openapi_examples import infer_examples, predict_examples
 from dlhpc.serving.replica import Replica
-from dlhpc.spec.serving import (
-    AuthSpec,
-    BatchingSpec,
-    BreakerSpec,
-    CacheSpec,
-    LimitsSpec,
-    RateLimitsSpec,
-    RateSpec,
-    ServingSpec,
-)
+from dlhpc.spec.rates import RateLimitsSpec, RateSpec
+from dlhpc.spec.serving import AuthSpec, BatchingSpec, BreakerSpec, CacheSpec, LimitsSpec, ServingSpec
 from dlhpc.spec.wire import PROBLEMS
 from tests.serving.asgi import INFO, SHAPE, SLOT, Answer, body, call, png, replica_of
 

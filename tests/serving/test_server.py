@@ -33,8 +33,8 @@ from dlhpc.serving.api_keys import add_key, new_key
 from dlhpc.serving.processes import marked
 from dlhpc.spec.data import DigitsSpec
 from dlhpc.spec.model import MLPSpec
+from dlhpc.spec.rates import RateSpec
 from dlhpc.spec.run import RunSpec
-from dlhpc.spec.serving import RateSpec
 from dlhpc.weights.init import initial_weights
 from dlhpc.weights.table import param_table
 from tests.registry.test_signing import generated

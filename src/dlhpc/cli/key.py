@@ -15,7 +15,7 @@ from dlhpc.spec.api_key import SCOPES
 
 if TYPE_CHECKING:
     from dlhpc.spec.api_key import ApiKey, Priority, Scope
-    from dlhpc.spec.serving import RateSpec
+    from dlhpc.spec.rates import RateSpec
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -149,7 +149,7 @@ def remove(name: str, file: Path, as_json: bool) -> None:
 
 
 def _rate(per_second: float | None, burst: int | None) -> RateSpec | None:
-    from dlhpc.spec.serving import RateSpec
+    from dlhpc.spec.rates import RateSpec
 
     if per_second is None:
         if burst is not None:

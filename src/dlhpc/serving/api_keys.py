@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from dlhpc.errors import ConfigError, ConflictError, NotFoundError
 from dlhpc.files import atomic_path
 from dlhpc.spec.api_key import ApiKey, ApiKeys, Priority, Scope
-from dlhpc.spec.serving import RateSpec
+from dlhpc.spec.rates import RateSpec
 
 LOOK_EVERY_S: Final = 1.0
 """How long a change of the file may go unnoticed."""

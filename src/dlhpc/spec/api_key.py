@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, get_args
 from pydantic import AwareDatetime, Field
 
 from dlhpc.spec.base import Name, Spec
-from dlhpc.spec.serving import RateSpec
+from dlhpc.spec.rates import RateSpec
 
 Scope = Literal["predict", "metrics", "admin", "feedback"]
 Priority = Literal["normal", "low"]

@@ -14,7 +14,8 @@ from dlhpc.serving.exporter import exporter_app
 from dlhpc.serving.guards.auth import authenticate
 from dlhpc.serving.health import Snapshot, health
 from dlhpc.serving.replica import Replica
-from dlhpc.spec.serving import AuthSpec, RateLimitsSpec, RateSpec, ServingSpec
+from dlhpc.spec.rates import RateLimitsSpec, RateSpec
+from dlhpc.spec.serving import AuthSpec, ServingSpec
 from dlhpc.spec.wire import HealthReply
 from tests.serving.asgi import SLOT, Answer, body, call, receiving, replica_of
 

@@ -13,7 +13,8 @@ from dlhpc.serving.exchange import Refusal, Reply, Request
 from dlhpc.serving.guards.buckets import Buckets
 from dlhpc.serving.guards.rate_limit import RateLimits, rate_limit
 from dlhpc.serving.replica import Replica
-from dlhpc.spec.serving import RateLimitsSpec, RateSpec, ServingSpec
+from dlhpc.spec.rates import RateLimitsSpec, RateSpec
+from dlhpc.spec.serving import ServingSpec
 from tests.serving.asgi import SLOT, Answer, body, call, receiving, replica_of
 
 RATES = st.builds(

@@ -14,7 +14,8 @@ from dlhpc.errors import MissingExtraError
 from dlhpc.serving.exchange import Refusal
 from dlhpc.serving.guards.rate_limit import Limiter, RateLimits
 from dlhpc.serving.guards.redis_rates import AWAY_S, RedisRates, redis_script
-from dlhpc.spec.serving import RateLimitsSpec, RateSpec, ServingSpec
+from dlhpc.spec.rates import RateLimitsSpec, RateSpec
+from dlhpc.spec.serving import ServingSpec
 from tests.serving.asgi import SLOT, body, call, replica_of
 
 SPEC = RateLimitsSpec(

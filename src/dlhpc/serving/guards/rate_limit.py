@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from dlhpc.serving.exchange import Guard, Handler, Headers, Refusal, Reply, Request
 from dlhpc.serving.guards.buckets import LOAN_S, BucketId, Buckets, Loan, Name, Report
 from dlhpc.serving.guards.client_address import client_of, networks
-from dlhpc.spec.serving import RateLimitsSpec, RateSpec
+from dlhpc.spec.rates import RateLimitsSpec, RateSpec
 
 Observe = Callable[[Name], None]
 """Told of every refusal, with the limit that made it."""

@@ -16,7 +16,7 @@ from dlhpc.errors import MissingExtraError
 from dlhpc.serving.exchange import Headers, Refusal
 from dlhpc.serving.guards.admission import RETRY_AFTER
 from dlhpc.serving.guards.rate_limit import Limit, RateLimits, Told, item
-from dlhpc.spec.serving import RateLimitsSpec, RateSpec
+from dlhpc.spec.rates import RateLimitsSpec, RateSpec
 
 Script = Callable[[list[str], list[float]], Awaitable[Sequence[bytes]]]
 """Runs SCRIPT for keys and arguments."""
