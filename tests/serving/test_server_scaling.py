@@ -90,3 +90,20 @@ def test_a_share_of_a_gpu_that_is_not_there_is_refused_and_one_that_is_there_is_
         server.wait_for_line("ready:")
         assert len(server.until_there_are(2)) == 2
         assert httpx.post(f"{server.url}/predict", content=body(), trust_env=False, timeout=60.0).status_code == 200
+
+
+def test_the_framework_is_measured_once_and_the_precision_told(tmp_path: Path) -> None:
+    settings = ["backend=auto", "precision=bfloat16", f"verification.cache_dir={tmp_path / 'cache'}"]
+    with started(tmp_path, *settings) as server:
+        server.wait_for_line("ready:")
+        (first,) = server.health()["models"]
+        assert httpx.post(f"{server.url}/predict", content=body(), trust_env=False, timeout=60.0).status_code == 200
+        log = server.log.read_text()
+        assert f"computes in {first['backend']}: {first['backend_reason']}\n" in log
+        assert f"answers in bfloat16 on {first['backend']}: at most " in log
+    assert first["backend_reason"].startswith("measured now, ms for 1 and 32 images: flax ")
+    assert first["precision"] == "bfloat16"
+    assert 1e-6 < first["deviation"] < 0.05
+    with started(tmp_path, *settings) as server:
+        server.wait_for_line("starting:")
+        server.wait_for_line(f"computes in {first['backend']}: measured before")

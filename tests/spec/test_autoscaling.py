@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from dlhpc.spec.autoscaling import AutoscalingSpec
-from dlhpc.spec.serving import ServingSpec
+from dlhpc.spec.serving import LimitsSpec, ServingSpec
 
 
 def test_a_server_has_one_number_of_replicas_or_two_bounds() -> None:
@@ -38,3 +38,11 @@ def test_more_than_one_gpu_comes_in_whole_ones(share: float) -> None:
     with pytest.raises(ValidationError, match=r"give a share, such as 0\.5, or a whole number"):
         ServingSpec(gpus_per_replica=share)
     assert ServingSpec(gpus_per_replica=2).gpus_per_replica == 2
+
+
+def test_a_load_that_a_replica_never_takes_brings_no_other() -> None:
+    scaling = AutoscalingSpec(max_replicas=2, target_ongoing_requests=8)
+    with pytest.raises(ValidationError, match=r"target_ongoing_requests is 8, and a replica takes 8 at a time"):
+        ServingSpec(autoscaling=scaling, limits=LimitsSpec(max_concurrent=8))
+    assert ServingSpec(autoscaling=scaling, limits=LimitsSpec(max_concurrent=9)).most_replicas == 2
+    assert ServingSpec(autoscaling=scaling, limits=LimitsSpec(max_concurrent=None)).most_replicas == 2

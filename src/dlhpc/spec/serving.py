@@ -345,6 +345,16 @@ class ServingSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _load_that_can_be(self) -> Self:
+        most = self.limits.max_concurrent
+        if self.autoscaling is not None and most is not None and self.autoscaling.target_ongoing_requests >= most:
+            raise ValueError(
+                f"autoscaling.target_ongoing_requests is {self.autoscaling.target_ongoing_requests:g}, and a replica "
+                f"takes {most} at a time (limits.max_concurrent): more would never be seen, so no replica be added"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _parts_or_whole_gpus(self) -> Self:
         if self.gpus_per_replica > 1 and self.gpus_per_replica % 1:
             raise ValueError(
