@@ -173,6 +173,19 @@ def test_measuring_ends_when_its_time_is_over_or_the_server_is_stopped(cache: No
     assert "measuring failed: it was told to stop" in asked(race, cache, is_unwanted=lambda: True).reason
 
 
+def test_processes_that_ctrl_c_ended_first_are_no_failure(cache: NodeCache, caplog: pytest.LogCaptureFixture) -> None:
+    def start(backend: Backend) -> Raced:
+        raise_at_once = Raced(Race(1.0, 2.0), backend)
+        raise_at_once.began = interrupted  # type: ignore[method-assign]
+        return raise_at_once
+
+    def interrupted() -> Any:
+        raise DlhpcError("the process ended with status 1; it said last:\nKeyboardInterrupt")
+
+    assert asked(start, cache, is_unwanted=lambda: True).reason.endswith("measuring failed: it was told to stop")
+    assert "KeyboardInterrupt" not in caplog.text
+
+
 def test_a_folder_where_others_may_write_is_measured_without(
     cache: NodeCache, caplog: pytest.LogCaptureFixture
 ) -> None:

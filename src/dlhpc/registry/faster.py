@@ -35,6 +35,7 @@ LIMIT_S: Final = 60.0
 MARGIN: Final = 1.05
 """The other framework has to be faster by this factor: a tie does not change what computes."""
 _POLL_S: Final = 0.05
+_STOPPED: Final = "it was told to stop"
 
 
 class Endable(Subject, Protocol):
@@ -159,7 +160,7 @@ def _bounded(subjects: Sequence[Endable], measuring: Measuring) -> Iterator[None
     def watch() -> None:
         while not over.wait(_POLL_S):
             if measuring.is_unwanted():
-                why.append("it was told to stop")
+                why.append(_STOPPED)
             elif time.monotonic() > end:
                 why.append(f"it took longer than {measuring.limit_s:g} s")
             if why:
@@ -172,6 +173,8 @@ def _bounded(subjects: Sequence[Endable], measuring: Measuring) -> Iterator[None
     try:
         yield
     except DlhpcError as error:
+        if not why and measuring.is_unwanted():  # Ctrl-C reaches the processes too, and they may be faster
+            why.append(_STOPPED)
         raise DlhpcError(why[0]) if why else error from None
     finally:
         over.set()
