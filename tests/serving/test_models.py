@@ -16,7 +16,8 @@ from dlhpc.serving.exchange import Refusal
 from dlhpc.serving.plan import Place, Plan, PlannedModel, Prepared, plan_of
 from dlhpc.serving.replica import Replica
 from dlhpc.serving.slots import Slot
-from dlhpc.spec.serving import BreakerSpec, CacheSpec, ServingSpec
+from dlhpc.spec.breaker import BreakerSpec
+from dlhpc.spec.serving import CacheSpec, ServingSpec
 from dlhpc.spec.wire import ModelInfo
 from tests.serving.asgi import INFO, Answer, body, brightness, call, png
 

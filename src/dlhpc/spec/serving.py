@@ -9,7 +9,17 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from dlhpc.spec.autoscaling import AutoscalingSpec
-from dlhpc.spec.base import NETWORK_FORMAT, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Spec
+from dlhpc.spec.base import (
+    NETWORK_FORMAT,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Ratio,
+    Spec,
+)
+from dlhpc.spec.breaker import BreakerSpec
 from dlhpc.spec.location import Location
 from dlhpc.spec.precision import MAX_DEVIATIONS, ServingPrecision
 from dlhpc.spec.rates import RateLimitsSpec
@@ -26,8 +36,6 @@ def _network(text: str) -> str:
 
 Network = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string", "format": NETWORK_FORMAT})]
 
-
-Ratio = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -103,37 +111,6 @@ class CacheSpec(Spec):
 
     shared: bool = False
     """Whether clients with different API keys are given each other's replies. Those without a key always are."""
-
-
-class BreakerSpec(Spec):
-    """When a version that keeps failing or has become slow is left alone for a while. Each replica has its own."""
-
-    enabled: bool = True
-    """Whether there is a breaker."""
-
-    window_s: PositiveFloat = 30.0
-    """Seconds that are judged by."""
-
-    min_requests: PositiveInt = 20
-    """Fewest predictions in the window to be judged by."""
-
-    failure_ratio: Ratio = 0.5
-    """Share of failed predictions that opens it."""
-
-    slow_pass_s: PositiveFloat = 5.0
-    """A forward pass that takes so long is slow."""
-
-    min_passes: PositiveInt = 3
-    """Fewest forward passes in the window to be judged by."""
-
-    slow_ratio: Ratio = 0.8
-    """Share of slow forward passes that opens it."""
-
-    open_s: PositiveFloat = 5.0
-    """Seconds for which it stays open: 503 with Retry-After."""
-
-    probes: PositiveInt = 3
-    """Predictions that may try afterwards, and must all succeed to close it."""
 
 
 class CanarySpec(Spec):

@@ -19,7 +19,8 @@ from dlhpc.serving.exchange import ClientGone, Refusal, Reply, Request
 from dlhpc.serving.guards.breaker import PARTS, Breaker, Outcome, Ticket, Window, broken
 from dlhpc.serving.replica import Replica
 from dlhpc.serving.slots import Slot
-from dlhpc.spec.serving import BreakerSpec, ServingSpec
+from dlhpc.spec.breaker import BreakerSpec
+from dlhpc.spec.serving import ServingSpec
 from tests.serving.asgi import INFO, Answer, body, brightness, call, png, receiving, replica_of
 
 SPEC = BreakerSpec(

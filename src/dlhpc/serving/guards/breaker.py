@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from dlhpc.serving.exchange import ClientGone, Guard, Handler, Refusal, Reply, Request
-from dlhpc.spec.serving import BreakerSpec
+from dlhpc.spec.breaker import BreakerSpec
 
 State = Literal["closed", "half_open", "open"]
 Outcome = Literal["good", "bad", "neither"]
