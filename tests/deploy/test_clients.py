@@ -24,7 +24,11 @@ from dlhpc.spec.wire import DEADLINE_MS
 from tests.serving.asgi import png
 from tests.serving.test_server import STOP_WITHIN_S, artifact_of, first_line, free_ports
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux")]
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux"),
+]
 
 SEED = 20261124
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
