@@ -9,7 +9,7 @@ from dlhpc.errors import NotFoundError
 from dlhpc.serving.control import Control
 from dlhpc.serving.health import Snapshot
 from dlhpc.serving.plan import Place, Plan, Prepared, plan_of
-from dlhpc.spec.serving import RollbackSpec
+from dlhpc.spec.served import RollbackSpec
 from dlhpc.spec.wire import ModelInfo
 from tests.serving.asgi import INFO
 

@@ -13,7 +13,7 @@ from dlhpc.serving.control import AGAIN_S, Control, every
 from dlhpc.serving.evidence import Counts
 from dlhpc.serving.health import Snapshot
 from dlhpc.serving.plan import Canary, Plan, PlannedModel, plan_of, read_plan, write_plan
-from dlhpc.spec.serving import RollbackSpec
+from dlhpc.spec.served import RollbackSpec
 from dlhpc.spec.wire import LaneHealth
 from tests.serving.asgi import INFO
 from tests.serving.cluster import STABLE, Fleet, Shelf, version

@@ -6,7 +6,7 @@ import pytest
 
 from dlhpc.serving.evidence import Counts
 from dlhpc.serving.rollback import verdict
-from dlhpc.spec.serving import RollbackSpec
+from dlhpc.spec.served import RollbackSpec
 
 SPEC = RollbackSpec(min_requests=10, failure_excess=0.1, slowdown=2.0, disagreement=0.2)
 WELL = Counts(answers=100, seconds=1.0)

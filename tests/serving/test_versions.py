@@ -13,7 +13,8 @@ from dlhpc.api import Registry
 from dlhpc.errors import IntegrityError, NotFoundError, ServingError
 from dlhpc.registry import blobs, manifest
 from dlhpc.serving.versions import first_plan, load_slot, published
-from dlhpc.spec.serving import BatchingSpec, ServedModelSpec, ServingSpec
+from dlhpc.spec.served import ServedModelSpec
+from dlhpc.spec.serving import BatchingSpec, ServingSpec
 from dlhpc.spec.verification import VerificationSpec, Verify
 from tests.registry.samples import CLASSES, sample
 from tests.registry.test_signing import generated

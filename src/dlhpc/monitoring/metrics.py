@@ -57,6 +57,10 @@ class ReplicaMetrics:
             ["digest", "result"],
             registry=self._registry,
         )
+        self.weights = Gauge("dlhpc_weights_bytes", "Bytes of the weights in memory.", registry=self._registry)
+        self._evictions = Counter(
+            "dlhpc_model_evictions", "Idle versions that made room for others.", ["digest"], registry=self._registry
+        )
         self.plan = Gauge("dlhpc_plan", "Number of the plan that a replica follows.", registry=self._registry)
         ProcessCollector(namespace="dlhpc_replica", registry=self._registry)
         self._answers: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
@@ -74,6 +78,10 @@ class ReplicaMetrics:
         """Count a forward pass. May be called from any thread."""
         self._batch_size.observe(size)
         self._forward.observe(seconds)
+
+    def evicted(self, digest: str) -> None:
+        """Count a version that made room for another."""
+        self._evictions.labels(digest).inc()
 
     def shadowed(self, digest: str, result: str) -> None:
         """Count a copy for a shadow: it `agreed`, `differed`, `failed`, or was `dropped` since too many waited."""

@@ -20,7 +20,7 @@ from dlhpc.serving.evidence import Recent
 from dlhpc.serving.health import Snapshot
 from dlhpc.serving.plan import Place, Plan, Prepared
 from dlhpc.serving.rollback import verdict
-from dlhpc.spec.serving import RollbackSpec
+from dlhpc.spec.served import RollbackSpec
 from dlhpc.spec.wire import ModelInfo
 
 ANSWER_S: Final = 5.0

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from dlhpc.monitoring.metrics import ReplicaMetrics
 from dlhpc.serving.batching import Batcher, Pixels, Row
@@ -22,7 +25,7 @@ from dlhpc.serving.plan import key_of
 from dlhpc.serving.rows import Rows
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.serving import ServingSpec
-from dlhpc.spec.wire import LaneHealth
+from dlhpc.spec.wire import LaneHealth, ModelInfo
 
 
 class Answering(Protocol):
@@ -39,6 +42,7 @@ class Answering(Protocol):
 
 Answers = Callable[["Lane"], Answering]
 """Makes the handler of a protocol for a lane."""
+Bring = Callable[["Lane"], Awaitable[None]]
 Copy = Callable[[Pixels, Row], None]
 """Given an image and what was answered."""
 
@@ -61,9 +65,13 @@ class Lane:
     What a version's requests share with no other version's is here: batches, pace, breaker, replies in the making.
     """
 
-    def __init__(self, slot: Slot, around: Surroundings) -> None:
-        self.slot = slot
-        self.info = slot.info
+    def __init__(self, info: ModelInfo, around: Surroundings, bring: Bring) -> None:
+        """`bring` has the version in memory again when it had to make room, or raises the Refusal of who asked."""
+        self.info = info
+        self.last_used = 0.0
+        """When it was asked last, by the monotonic clock."""
+        self._slot: Slot | None = None
+        self._bring = bring
         self.in_flight = 0
         """Requests that are being answered here."""
         self.tally = Tally()
@@ -76,7 +84,7 @@ class Lane:
         self._breaker = Breaker(self.info.name, spec.breaker, partial(metrics.guards.breaker_became, self.info.digest))
         metrics.guards.breaker_is(self.info.digest, self._breaker.state)
         self.batcher = Batcher(
-            slot.predictor,
+            self._predict,
             self._thread,
             max_batch_size=spec.batching.max_batch_size,
             max_wait_s=spec.batching.max_wait_ms / 1000,
@@ -98,6 +106,7 @@ class Lane:
     def enter(self) -> None:
         """Keep the lane until `leave` is called."""
         self.in_flight += 1
+        self.last_used = time.monotonic()
 
     def leave(self) -> None:
         """Let it go as far as this caller is concerned."""
@@ -127,6 +136,36 @@ class Lane:
             breaker=self._breaker.state,
         )
 
+    @property
+    def slot(self) -> Slot | None:
+        """The loaded version; None while it is not in memory."""
+        return self._slot
+
+    @slot.setter
+    def slot(self, slot: Slot | None) -> None:
+        self._slot = slot
+        if slot is not None:  # which knows more of itself than could be known before
+            self.info = slot.info
+
+    async def bring(self) -> None:
+        """Have the version in memory, for as long as something is in flight. Raises the Refusal of who asked."""
+        if self._slot is None:
+            await self._bring(self)
+
+    def _present(self, answering: Answering) -> Handler:
+        async def answered(request: Request) -> Reply:
+            if self._slot is None:
+                await answering.body(request)  # what takes long from here on is no fault of the client
+                await self.bring()
+            return await answering(request)
+
+        return answered
+
+    def _predict(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        slot = self._slot
+        assert slot is not None  # what is in flight keeps it
+        return slot.predictor(images)
+
     def retire(self, ended: Callable[[], None]) -> None:
         """Take nothing more; let go of the model when what is in flight is answered, and call `ended`."""
         self._ended = ended
@@ -153,7 +192,8 @@ class Lane:
             "breaker": lambda: broken(self._breaker),
             "queue": lambda: queue(self._expected_s, lambda: guards.shed("hopeless")),
         }
-        return guarded(answering, [makers[name]() for name in around.spec.guards if name in makers])
+        handler = answering if around.spec.models_max_bytes is None else self._present(answering)
+        return guarded(handler, [makers[name]() for name in around.spec.guards if name in makers])
 
     def _expected_s(self, request: Request) -> float:
         """Seconds until a request that comes now would be answered."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -19,12 +18,10 @@ from dlhpc.serving.evidence import Counts
 from dlhpc.serving.exchange import Handler, Refusal, Reply, Request
 from dlhpc.serving.lanes import Lane, Surroundings
 from dlhpc.serving.plan import Plan, PlannedModel, key_of
+from dlhpc.serving.residence import Load, Residence
 from dlhpc.serving.shadow import Copies
-from dlhpc.serving.slots import Slot
 from dlhpc.spec.wire import LaneHealth, ModelInfo
 
-Load = Callable[[ModelInfo], Slot]
-"""Loads a version and warms it up; blocks."""
 _log = logging.getLogger(__name__)
 
 
@@ -40,17 +37,20 @@ class Models:
     """Follows a plan. All methods but the constructor are called on one event loop."""
 
     def __init__(self, plan: Plan, load: Load, around: Surroundings) -> None:
-        """Load every version of the plan. Raises what `load` does."""
+        """Load the versions of the plan, as many as fit. Raises what `load` does."""
         self.plan = plan
-        self._load = load
         self._around = around
-        self._loader = ThreadPoolExecutor(1, "load")
+        self._max_bytes = around.spec.models_max_bytes
+        self._residence = Residence(load, self._max_bytes, around.metrics.evicted)
         self._is_preparing = asyncio.Lock()
         self._prepared: dict[str, Lane] = {}
-        fault = unfit(plan)
+        fault = unfit(plan, self._max_bytes)
         if fault is not None:
             raise ServingError(fault)
-        self._lanes = {key: Lane(load(info), around) for key, info in plan.versions.items()}
+        self._lanes = {key: self._lane(info) for key, info in plan.versions.items()}
+        for lane in self._lanes.values():
+            if self._residence.has_room(lane.info):
+                self._residence.load_now(lane)
         self._routes = self._watch(plan)
 
     @property
@@ -88,23 +88,33 @@ class Models:
 
         What was prepared for another plan is let go of.
         """
-        fault = unfit(plan)
+        fault = unfit(plan, self._max_bytes)
         if fault is not None:
             return fault
         async with self._is_preparing:
             wanted = plan.versions
             for key in self._prepared.keys() - wanted.keys():
-                self._let_go(self._prepared.pop(key))
+                self._give_up(self._prepared.pop(key))
             for key in wanted.keys() - self._lanes.keys() - self._prepared.keys():
-                loaded = asyncio.get_running_loop().run_in_executor(self._loader, self._load, wanted[key])
+                lane = self._lane(wanted[key])
+                lane.enter()  # it makes room for nobody until the plan is followed
                 try:
-                    self._prepared[key] = Lane(await loaded, self._around)
+                    await self._residence.bring(lane, self._answering_instead(plan, key))
+                    self._prepared[key] = lane
                 except DlhpcError as error:
                     return f"{wanted[key].name}: {error}"
                 except Exception as error:
                     _log.exception("%s: cannot be loaded", wanted[key].name)
                     return f"{wanted[key].name}: {type(error).__name__}: {error}"
+                finally:
+                    if key not in self._prepared:
+                        self._give_up(lane)
         return None
+
+    def _answering_instead(self, plan: Plan, key: str) -> list[Lane]:
+        """The lanes that answer now for the models in which a plan has a new version: these do not make room for it."""
+        names = [model.name for model in plan.models if key in map(key_of, model.versions)]
+        return [self._routes[name].stable for name in names if name in self._routes]
 
     def commit(self, plan: Plan) -> None:
         """Follow a later plan, which has been prepared; lanes that it does not need go when they are done.
@@ -117,6 +127,8 @@ class Models:
         missing = [info.name for key, info in plan.versions.items() if key not in there]
         if missing:
             raise ServingError(f"plan {plan.epoch} was not prepared: {', '.join(missing)} is not loaded")
+        for lane in self._prepared.values():
+            lane.leave()
         self._prepared = {}
         self._lanes = {key: there.pop(key) for key in plan.versions}
         self.plan = plan
@@ -144,15 +156,30 @@ class Models:
         return routes
 
     @property
+    def used_bytes(self) -> int:
+        """Bytes of the weights in memory."""
+        return self._residence.used_bytes
+
+    @property
     def counts(self) -> tuple[tuple[str, Counts], ...]:
         """What each version has computed since it was loaded, by its digest."""
         return tuple((lane.info.digest, lane.tally.counts) for lane in self._lanes.values())
 
-    def _let_go(self, lane: Lane) -> None:
-        lane.retire(partial(self._gone, lane.info))
+    def _lane(self, info: ModelInfo) -> Lane:
+        return Lane(info, self._around, self._residence.serve)
 
-    def _gone(self, info: ModelInfo) -> None:
-        """Count a version no more, unless it has come back meanwhile."""
+    def _give_up(self, lane: Lane) -> None:
+        """Let go of what was prepared in vain."""
+        lane.leave()
+        self._let_go(lane)
+
+    def _let_go(self, lane: Lane) -> None:
+        lane.retire(partial(self._gone, lane))
+
+    def _gone(self, lane: Lane) -> None:
+        """Free the memory of a version, and count it no more unless it has come back meanwhile."""
+        info = lane.info
+        self._residence.forget(lane)
         lanes = (*self._lanes.values(), *self._prepared.values())
         if not any(lane.info.digest == info.digest for lane in lanes):
             self._around.metrics.guards.breaker_is_gone(info.digest)
@@ -189,8 +216,11 @@ class Models:
         return Refusal("unknown_model", f"model {name[:80]!r} is not served here; there are: {served}")
 
 
-def unfit(plan: Plan) -> str | None:
-    """Why a plan cannot be followed by anybody; None when it can."""
+def unfit(plan: Plan, max_bytes: int | None) -> str | None:
+    """Why a plan cannot be followed by anybody who has so many bytes for weights; None when it can."""
+    for info in plan.versions.values():
+        if max_bytes is not None and info.weight_bytes > max_bytes:
+            return f"{info.name} has weights of {info.weight_bytes} bytes, more than the {max_bytes} of models_max_gb"
     for model in plan.models:
         shadow = model.shadow
         if shadow is not None and shadow.info.input_shape != model.stable.input_shape:

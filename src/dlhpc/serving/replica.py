@@ -21,10 +21,11 @@ from dlhpc.serving.guards.rate_limit import Limiter, RateLimits, rate_limit
 from dlhpc.serving.guards.redis_rates import RedisRates, redis_script
 from dlhpc.serving.health import Snapshot, health, health_routes
 from dlhpc.serving.lanes import Answers, Surroundings
-from dlhpc.serving.models import Load, Models
+from dlhpc.serving.models import Models
 from dlhpc.serving.oip import Infer, oip_error, oip_routes, speaks_oip
 from dlhpc.serving.plan import Plan, Prepared
 from dlhpc.serving.predict import Predict
+from dlhpc.serving.residence import Load
 from dlhpc.spec.serving import AuthSpec, LimitsSpec, ServingSpec
 from dlhpc.spec.wire import HealthReply, ModelInfo
 
@@ -105,6 +106,7 @@ class Replica:
         """Counts, and metrics where they are wanted, as they are now."""
         self._metrics.in_flight.set(self._admission.in_flight)
         self._metrics.serves((info.name, info.digest, info.backend, info.verification) for info in self.models.infos)
+        self._metrics.weights.set(self.models.used_bytes)
         self._metrics.plan.set(self.models.plan.epoch)
         self._guards.cache_holds(len(self._replies), self._replies.currsize)
         return Snapshot(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from dlhpc.serving.evidence import Counts
-from dlhpc.spec.serving import RollbackSpec
+from dlhpc.spec.served import RollbackSpec
 
 SLACK_S: Final = 0.005
 """Slower by less than this is nothing to roll back for, however fast the other is."""

@@ -30,6 +30,7 @@ class Copies:
         self._observe = partial(observe, lane.info.digest)
         self._due = 0.0
         self._pending = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, pixels: Pixels, row: Row) -> None:
         """Consider a copy of an image that was answered with a row."""
@@ -42,17 +43,20 @@ class Copies:
             return
         self._pending += 1
         self._lane.enter()
-        asyncio.get_running_loop().call_soon(self._ask, pixels, label(self._answering.classes, row))
+        task = asyncio.create_task(self._ask(pixels, label(self._answering.classes, row)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    def _ask(self, pixels: Pixels, expected: str) -> None:
-        self._lane.batcher.submit(pixels, client=CLIENT).add_done_callback(partial(self._compare, expected))
-
-    def _compare(self, expected: str, done: asyncio.Future[Row]) -> None:
-        self._pending -= 1
-        if done.cancelled() or done.exception() is not None:
+    async def _ask(self, pixels: Pixels, expected: str) -> None:
+        try:
+            await self._lane.bring()
+            row = await self._lane.batcher.submit(pixels, client=CLIENT)
+        except Exception:  # the model's, or there is no room for it: nobody waits, and it is counted
             self._observe("failed")
         else:
-            has_differed = label(self._lane.info.classes, done.result()) != expected
+            has_differed = label(self._lane.info.classes, row) != expected
             self._lane.tally.compared(has_differed=has_differed)
             self._observe("differed" if has_differed else "agreed")
-        self._lane.leave()
+        finally:
+            self._pending -= 1
+            self._lane.leave()

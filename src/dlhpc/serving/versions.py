@@ -17,7 +17,8 @@ from dlhpc.serving.deviation import deviation, too_far
 from dlhpc.serving.plan import Canary, Place, Plan, PlannedModel, Shadow, plan_of
 from dlhpc.serving.slots import Slot
 from dlhpc.spec.precision import computes_in
-from dlhpc.spec.serving import ServedModelSpec, ServingSpec
+from dlhpc.spec.served import ServedModelSpec
+from dlhpc.spec.serving import ServingSpec
 from dlhpc.spec.wire import ModelInfo
 
 
@@ -97,6 +98,7 @@ def published(
         classes=artifact.classes,
         input_shape=shape,
         precision=spec.precision,
+        weight_bytes=sum(each.nbytes for each in artifact.weights.values()),
         verification=spec.verification.mode,
     )
 

@@ -23,6 +23,7 @@ from dlhpc.spec.breaker import BreakerSpec
 from dlhpc.spec.location import Location
 from dlhpc.spec.precision import MAX_DEVIATIONS, ServingPrecision
 from dlhpc.spec.rates import RateLimitsSpec
+from dlhpc.spec.served import RollbackSpec, ServedModelSpec
 from dlhpc.spec.verification import VerificationSpec
 from dlhpc.spec.wire import MOST_IMAGES
 
@@ -35,8 +36,6 @@ def _network(text: str) -> str:
 
 
 Network = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string", "format": NETWORK_FORMAT})]
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class BatchingSpec(Spec):
@@ -113,67 +112,6 @@ class CacheSpec(Spec):
     """Whether clients with different API keys are given each other's replies. Those without a key always are."""
 
 
-class CanarySpec(Spec):
-    """A second version of a model that answers a part of its requests."""
-
-    ref: str
-    """Which version: `name`, `name:3`, `name@alias` or `sha256:...`."""
-
-    weight: Share = 0.05
-    """Share of the requests that it answers; a request may also choose, by the header `x-canary: always` or `never`."""
-
-    by: Literal["request", "key"] = "request"
-    """What a request is chosen by: the hash of its id, or of its API key's, so that a client stays with one version."""
-
-
-class ShadowSpec(Spec):
-    """A version that is asked again what was answered, after the answer, and only counted."""
-
-    ref: str
-    """Which version: `name`, `name:3`, `name@alias` or `sha256:...`."""
-
-    share: Ratio = 1.0
-    """Share of the images that it is given."""
-
-    max_pending: PositiveInt = 32
-    """Most images that wait for it in each replica; what is more is left out."""
-
-
-class RollbackSpec(Spec):
-    """When a canary or a shadow is taken off trial, judged by the supervisor at each look (`watch_s`)."""
-
-    enabled: bool = True
-    """Whether it ever is."""
-
-    window_s: PositiveFloat = 60.0
-    """Seconds that are judged by."""
-
-    min_requests: PositiveInt = 50
-    """Fewest images in the window to be judged by."""
-
-    failure_excess: Ratio = 0.05
-    """How much larger the share of failed images may be than the stable version's."""
-
-    slowdown: Annotated[float, Field(gt=1.0)] = 2.0
-    """How many times longer an image may take on average than with the stable version, when it is 5 ms longer."""
-
-    disagreement: Ratio = 0.2
-    """Share of a shadow's images for which its most probable class may be another than the stable version's."""
-
-
-class ServedModelSpec(Spec):
-    """One of several models of a server."""
-
-    ref: str
-    """Which version answers: `name`, `name:3`, `name@alias` or `sha256:...`."""
-
-    canary: CanarySpec | None = None
-    """A second version that answers a part of the requests; none when null."""
-
-    shadow: ShadowSpec | None = None
-    """A version that is asked again what was answered; none when null."""
-
-
 class ServingSpec(Spec):
     """One server: models of the registry behind HTTP."""
 
@@ -204,6 +142,10 @@ class ServingSpec(Spec):
     watch_s: NonNegativeFloat | None = 5.0
     """Seconds between looks at whether a name without a number, or an alias, stands for another version: the server
     then changes to it without a pause. Off when 0 or null."""
+
+    models_max_gb: PositiveFloat | None = None
+    """Gigabytes of weights in each replica; the version that was idle for longest makes room, and is loaded again when
+    it is asked for. No bound when null."""
 
     rollback: RollbackSpec = RollbackSpec()
     """When a canary or a shadow is taken off trial."""
@@ -277,6 +219,11 @@ class ServingSpec(Spec):
     def lends_rates(self) -> bool:
         """Whether replicas have rate limits of which each keeps its share, so that they can lend each other some."""
         return "rate_limits" in self.guards and self.most_replicas > 1 and self.rate_limits.redis is None
+
+    @property
+    def models_max_bytes(self) -> int | None:
+        """Bytes of weights in each replica."""
+        return None if self.models_max_gb is None else int(self.models_max_gb * 10**9)
 
     @property
     def url(self) -> str:

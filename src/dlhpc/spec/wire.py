@@ -149,6 +149,8 @@ class ModelInfo(_Body):
     deviation: float | None = None
     """How far its answers are from those that were stored with the version, over the largest of these, measured when it
     was loaded; null before that, and for a version that has none."""
+    weight_bytes: int = 0
+    """Size of its weights, as they are published."""
     verification: str = "full"
     """How its bytes were looked at: `full`, `cached` or, with sizes alone, `fast`."""
 
