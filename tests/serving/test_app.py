@@ -25,6 +25,10 @@ async def break_down(request: Request) -> Reply:
     raise RuntimeError("a secret")
 
 
+async def exhaust(request: Request) -> Reply:
+    raise MemoryError
+
+
 async def leave(request: Request) -> Reply:
     raise ClientGone
 
@@ -47,6 +51,7 @@ class Counted:
             "/echo": {"GET": echo, "POST": echo},
             "/refuse": {"POST": refuse},
             "/break": {"POST": break_down},
+            "/exhaust": {"POST": exhaust},
             "/leave": {"POST": leave},
             "/hang": {"POST": hang},
             "/of/{one}/and/{two}": {"GET": name_parameters},
@@ -140,6 +145,11 @@ def test_a_fault_is_logged_with_the_requests_id_and_told_to_nobody(caplog: pytes
     assert "secret" not in answer.content.decode()
     assert "the-one" in caplog.text
     assert "a secret" in caplog.text
+
+
+def test_without_memory_it_says_when_to_come_again() -> None:
+    answer = asyncio.run(call(Counted().app, "POST", "/exhaust"))
+    assert (answer.status, answer.json["code"], answer.headers["retry-after"]) == (503, "overloaded", "1")
 
 
 def test_a_client_that_left_is_counted_and_sent_nothing() -> None:

@@ -49,6 +49,14 @@ def test_headers_are_found_by_lower_case_name() -> None:
     assert (asked.header(b"a"), asked.header(b"b"), asked.header(b"c")) == (b"1", b"2", None)
 
 
+def test_a_header_that_means_one_thing_must_not_come_twice() -> None:
+    asked = request([], [(b"a", b"1"), (b"b", b"2"), (b"b", b"2")])
+    assert (asked.only(b"a"), asked.only(b"c")) == (b"1", None)
+    with pytest.raises(Refusal, match="b came more than once") as caught:
+        asked.only(b"b")
+    assert caught.value.code == "invalid_request"
+
+
 def test_a_refusal_is_a_problem_document() -> None:
     refusal = Refusal(
         "invalid_request", "because", headers=((b"x", b"y"),), errors=[FieldError(field="image", message="no")]

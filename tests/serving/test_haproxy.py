@@ -80,10 +80,23 @@ def test_limits_of_the_spec_become_timeouts(correct: Correct) -> None:
     text = correct(ServingSpec(limits=LimitsSpec(header_timeout_s=7, deadline_s=2.5))).stdout
     assert "timeout http-request 7s" in text
     assert "timeout server 8s" in text
+    assert re.findall(r"^ *timeout client (.*)$", text, re.MULTILINE) == ["8s"]
 
 
 def test_without_a_deadline_it_waits_for_a_day(correct: Correct) -> None:
     assert "    timeout server 86400s\n" in correct(ServingSpec(limits=LimitsSpec(deadline_s=None))).stdout
+
+
+def test_without_a_deadline_a_silent_client_has_a_minute(correct: Correct) -> None:
+    assert "    timeout client 60s\n" in correct(ServingSpec(limits=LimitsSpec(deadline_s=None))).stdout
+
+
+def test_paths_and_headers_of_rays_own_reach_no_replica(correct: Correct) -> None:
+    text = correct(ServingSpec()).stdout
+    frontend = text[text.index("frontend http_frontend") : text.index("    # Health check endpoint")]
+    assert "http-request deny deny_status 404 unless" in frontend
+    for name in ("x-request-timeout-seconds", "x-request-disconnect-disabled", "x.session.id", "upgrade"):
+        assert re.search(rf"^ *http-request del-header \^?{re.escape(name)}", frontend, re.MULTILINE)
 
 
 def test_its_own_errors_are_problem_documents(correct: Correct, tmp_path: Path) -> None:

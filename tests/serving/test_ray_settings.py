@@ -42,7 +42,9 @@ def test_a_replica_that_autoscaling_stops_stays_until_nobody_sends_to_it() -> No
 
 
 def test_a_fixed_number_of_replicas_is_ray_serves() -> None:
-    settings = deployment_settings(ServingSpec(replicas=3, gpus_per_replica=0.25))
+    settings = deployment_settings(ServingSpec(replicas=3, gpus_per_replica=0.25, hang_timeout_s=6.0))
+    assert settings["health_check_timeout_s"] == 2.0
+    assert settings["health_check_period_s"] == 1.0
     assert settings["num_replicas"] == 3
     assert settings["ray_actor_options"]["num_gpus"] == 0.25
     assert "autoscaling_config" not in settings

@@ -23,6 +23,7 @@ def test_an_image_comes_out_as_it_went_in(content: bytes) -> None:
     ("text", "reason"),
     [
         ("base64_encoded_image_data", "character '_' at position 6"),
+        ("AAAA\n!AAA", "character '!' at position 5"),
         ("abc", "padding"),
         ("ab=c", "not base64"),
         ("data:image/png,abc", "data URL"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from dlhpc.data.vetting import Metered, vet
 from dlhpc.errors import DataError, UsageError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
@@ -41,21 +41,23 @@ def decode_image(content: bytes, shape: tuple[int, int, int], *, max_pixels: int
     cut; grey is ITU-R 601 luma. Another size is resized bilinearly over the area that each pixel covers, without
     keeping proportions; a JPEG much larger than needed is decoded at 1/2, 1/4 or 1/8.
 
-    Raises ImageTooLargeError from the header alone, DataError for bytes that are no whole image.
+    Raises ImageTooLargeError from the header alone, DataError for bytes that are no whole image, or one that would take
+    its parser long for what it is; MemoryError when there is no room to decode it.
     """
     height, width, channels = shape
     if channels not in MODES:
         raise UsageError(f"images decode to 1 or 3 channels; the model wants {channels}")
     if not content:
         raise DataError("the image is empty (0 bytes)")
+    vet(content)
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(Metered(content), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise _too_large(f"{image.width} x {image.height} pixels", max_pixels)
             if image.format == "PNG":
                 _check_png(content)
             return _pixels(image, (height, width), MODES[channels])
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(str(error), max_pixels) from error

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from dlhpc.serving.exchange import PEER, ClientGone, Handler, Receive, Refusal, Reply, Request
+from dlhpc.serving.guards.admission import RETRY_AFTER
 from dlhpc.serving.routes import Route, Routes
 from dlhpc.serving.trace import PARENT, trace_of
 from dlhpc.spec.wire import REQUEST_ID
@@ -86,6 +87,10 @@ class App:
             return self._refuse(refusal, request)
         except ClientGone:
             raise
+        except MemoryError:
+            _log.error("request %s: %s %s: not enough memory", request.id, request.method, request.path)
+            detail = "there was not enough memory for this request: try again when less is going on"
+            return Refusal("overloaded", detail, headers=RETRY_AFTER).reply(request.id)
         except Exception:
             _log.exception("%s: %s %s failed", request, request.method, request.path)
             fault = Refusal("internal_error", "this is a fault of the server; its log has the request's id")

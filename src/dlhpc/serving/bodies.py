@@ -52,6 +52,10 @@ _MEMBERS: Final[dict[bytes, type[BaseModel]]] = {
     b"range": PixelsRequest,
 }
 """First key of a JSON body -> what it is then. Rows of a table will be one more."""
+MOST_FAULTS: Final = 20
+"""With more of them a body is something else altogether."""
+TOLD: Final = 80
+"""Characters of a client's own words that are sent back."""
 _FIRST_KEY: Final = re.compile(rb'\s*\{\s*"(\w{1,20})"')
 
 
@@ -80,7 +84,7 @@ _JSON: Final = Form("json")
 def form_of(request: Request) -> Form:
     """How a request's body is to be read; one that does not say is taken for JSON. Refusal(415) for other types."""
     check_plain(request)
-    given = request.header(b"content-type")
+    given = request.only(b"content-type")
     if given is None or given == b"application/json":
         return _JSON
     kind = _KINDS.get(given.partition(b";")[0].strip().lower())
@@ -232,10 +236,14 @@ def _wrong(field: str, message: str, *, form: bool = False) -> Refusal:
 
 def problem_of(error: ValidationError, body: bytes, expected: str) -> Refusal:
     """The refusal of a body that is not what is `expected`, with all that is wrong with it."""
+    if error.error_count() > MOST_FAULTS:  # each would be described
+        message = f"there are {error.error_count()} faults in it"
+        fault = FieldError(field="", message=message)
+        return Refusal("invalid_request", f"{message}. Expected {expected}", errors=[fault])
     faults = error.errors(include_url=False, include_input=False)
     if faults[0]["type"] == "json_invalid":
         what = faults[0]["msg"] if body else "it is empty"
         return Refusal("bad_json", f"{what}; expected {expected}")
-    errors = [FieldError(field=".".join(map(str, fault["loc"])), message=fault["msg"]) for fault in faults]
+    errors = [FieldError(field=".".join(map(str, fault["loc"]))[:TOLD], message=fault["msg"]) for fault in faults]
     told = "; ".join(f"{each.field or 'body'}: {each.message}" for each in errors)
     return Refusal("invalid_request", f"{told}. Expected {expected}", errors=errors)

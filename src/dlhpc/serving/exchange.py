@@ -150,6 +150,17 @@ class Request:
             self._first = dict(reversed(self.headers))
         return self._first.get(name)
 
+    def only(self, name: bytes) -> bytes | None:
+        """The header of a (lower-case) name which means one thing. Refusal when it comes twice: whoever has looked at
+        the request before may have gone by the other."""
+        found = None
+        for key, value in self.headers:
+            if key == name:
+                if found is not None:
+                    raise Refusal("invalid_request", f"{name.decode('latin-1')} came more than once: send it once")
+                found = value
+        return found
+
     async def body(self, limit: int) -> bytes:
         """The whole body; Refusal(413) as soon as it is known to exceed `limit` bytes, ClientGone when cut off.
 
@@ -218,7 +229,7 @@ def guarded(handler: Handler, guards: Sequence[Guard]) -> Handler:
 
 def check_plain(request: Request) -> None:
     """Refusal for a body that is compressed."""
-    encoding = request.header(b"content-encoding")
+    encoding = request.only(b"content-encoding")
     if encoding is not None and encoding.lower() != b"identity":
         raise Refusal(
             "unsupported_media_type", f"content-encoding {encoding.decode('latin-1')!r}: send it plain", close=True

@@ -24,6 +24,7 @@ LONGEST_S: Final = 24 * 3600
 PID_FILE: Final = "haproxy.pid"
 
 _PAGES: Final = {
+    404: ("not_found", "there is nothing at this path"),
     502: (
         "replica_lost",
         "the replica that had this request went away: send it once more, and not again if that is lost too",
@@ -32,6 +33,23 @@ _PAGES: Final = {
     504: ("deadline_exceeded", "the replica did not answer in time"),
 }
 """Status that HAProxy means -> what the client is told. Its 400 and 408, to half a request, cannot be changed."""
+QUIET_S: Final = 60
+"""Where there is no deadline, a client that is to send something may be silent for so long."""
+_OURS: Final = "{ path,url_dec -m beg / } !{ path,url_dec -m beg -i /-/ }"
+"""Paths that may reach the application: those under /-/ are Ray's own, and some requests have none."""
+
+_RULES: Final = (
+    f"http-request set-header {PEER.decode()} %[src]",
+    f"http-request deny deny_status 404 unless {_OURS}",
+    # Ray's replicas decode these as text, and some change how they work: none is a client's business.
+    "http-request del-header x-request-timeout-seconds",
+    "http-request del-header x-request-disconnect-disabled",
+    "http-request del-header ^x.session.id$ -m reg",
+    "http-request del-header ^serve.multiplexed.model.id$ -m reg",
+    "http-request del-header x-request-id if !{ req.fhdr(x-request-id) -m reg ^[!-~]{1,128}$ } or "
+    "{ req.fhdr_cnt(x-request-id) gt 1 }",
+    "http-request del-header upgrade",  # WebSocket is not spoken
+)
 
 
 def install(folder: Path, binary: str, spec: ServingSpec) -> Path:
@@ -68,12 +86,15 @@ def _address(host: str, port: int) -> str:
 
 def _edits(folder: Path, spec: ServingSpec) -> str:
     """A sed program over Ray's configuration."""
-    timeouts = f"    timeout http-request {spec.limits.header_timeout_s}s"
+    headers = f"    timeout http-request {spec.limits.header_timeout_s}s"
     most_s = math.ceil(spec.limits.deadline_s) + 5 if spec.limits.deadline_s is not None else LONGEST_S
     server = f"    timeout server {most_s}s"
+    # Ray's is an hour: whoever leaves bodies unfinished, which nobody reads, would have every connection soon.
+    client = f"    timeout client {most_s if spec.limits.deadline_s is not None else QUIET_S}s"
+    timeouts = f"{headers}\\n{server}\\n{client}"
     pages = "\\n".join(f"    errorfile {status} {folder}/{status}.http" for status in _PAGES)
     mark = CLOSE_MARK.decode()
-    peer = f"    http-request set-header {PEER.decode()} %[src]"
+    request = "\\n".join(f"    {rule}" for rule in _RULES)
     closing = (
         f"    http-after-response set-header connection close if {{ res.hdr({mark}) -m found }}\\n"
         f"    http-after-response del-header {mark}"
@@ -86,10 +107,11 @@ def _edits(folder: Path, spec: ServingSpec) -> str:
             rf"s|^ *bind 127\.0\.0\.1:{spec.port}$|    bind {_address(spec.host, spec.port)}|",
             r"s|mode 666 level admin|mode 600 level admin|",
             r"/^ *errorfile /d",
+            r"/^ *timeout client /d",
             # Each request would be logged to a syslog that is not there; errors are enough, on stderr.
             r"s|^ *log [0-9].*|    log stderr format raw local0 notice|",
-            rf"s|^ *option httplog$|    option httplog\n    option dontlog-normal\n{timeouts}\n{server}\n{pages}|",
-            rf"s|^frontend http_frontend$|&\n{peer}\n{closing}|",
+            rf"s|^ *option httplog$|    option httplog\n    option dontlog-normal\n{timeouts}\n{pages}|",
+            rf"s|^frontend http_frontend$|&\n{request}\n{closing}|",
             # While no replica lives, Ray's own proxy would let requests wait for one instead of refusing them.
             r"/^ *server SERVE_PROXY_ACTOR-fallback/d",
             # Before the first replica is there, and after the last, every path is unavailable rather than unknown.
@@ -105,7 +127,7 @@ def _script(folder: Path, binary: str, spec: ServingSpec) -> str:
         f"timeout http-request {spec.limits.header_timeout_s}s",
         f"errorfile 503 {folder}/503.http",
         "http-request deny deny_status 503",
-        f"http-request set-header {PEER.decode()} %[src]",
+        *_RULES,
     ]
     checks = "\n".join(f'grep -qF {shlex.quote(line)} "$3" || fail {shlex.quote(line)}' for line in wanted)
     return f"""#!/bin/sh

@@ -71,7 +71,7 @@ class Infer:
     async def body(self, request: Request) -> bytes:
         """A request's body, when its type is right; the batch is told that it is coming."""
         check_plain(request)
-        given = request.header(b"content-type")
+        given = request.only(b"content-type")
         if given is not None and given.partition(b";")[0].strip().lower() not in _TYPES:
             raise Refusal(
                 "unsupported_media_type",

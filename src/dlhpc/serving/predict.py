@@ -38,7 +38,8 @@ class Predict:
         self._limits = limits
 
     async def __call__(self, request: Request) -> Reply:
-        """The reply; Refusal for anything that cannot be answered, TimeoutError for what is too late to be computed."""
+        """The reply; Refusal for anything that cannot be answered, TimeoutError for what is too late to be computed,
+        MemoryError."""
         with self._batcher.coming():
             images = await self._read(form_of(request), await self.body(request))
         if isinstance(images, Asked):

@@ -12,6 +12,8 @@ from dlhpc.errors import ConfigError
 from dlhpc.spec.autoscaling import AutoscalingSpec
 from dlhpc.spec.serving import ServingSpec
 
+HEALTH_CHECKS: Final = 3
+"""A replica that fails so many in a row is replaced: Ray's number."""
 CPUS_PER_REPLICA: Final = 0.1
 """What Ray books, so that a small machine takes several replicas; they use what they need."""
 LEAVING_S: Final = 3
@@ -36,6 +38,9 @@ def ray_settings(
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",  # the supervisor, which has no loop, calls the replicas
         # Only what reached no replica goes to another: a request that kills replicas must not go from one to the next.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure",
+        # A replica that hangs gets no more requests after some seconds, long before it is replaced.
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "3",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # would parse a line of log per request, in Python
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(proxy_script),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/p/haproxy.cfg",
@@ -63,6 +68,8 @@ def deployment_settings(spec: ServingSpec) -> dict[str, Any]:
         # Our own admission answers at once and in our words; Ray would let requests wait.
         "max_ongoing_requests": 1_000_000,
         "max_constructor_retry_count": 1,
+        "health_check_period_s": spec.hang_timeout_s / HEALTH_CHECKS / 2,
+        "health_check_timeout_s": spec.hang_timeout_s / HEALTH_CHECKS,
         "ray_actor_options": {"num_cpus": CPUS_PER_REPLICA, "num_gpus": spec.gpus_per_replica},
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     }

@@ -43,7 +43,7 @@ class Rows:
         """Probabilities for the image of a request. Refusal when the model fails, TimeoutError when it is too late."""
         try:
             return await self._batcher.submit(pixels, request.deadline, self._client(request))
-        except TimeoutError:
+        except (TimeoutError, MemoryError):
             raise
         except Exception as error:
             raise _failed(error, request) from error

@@ -196,6 +196,9 @@ class ServingSpec(Spec):
     start_timeout_s: PositiveFloat = 180.0
     """Longest that a start may take until the model answers."""
 
+    hang_timeout_s: PositiveFloat = 20.0
+    """A replica that has not reacted to anything for so long is killed, and another started."""
+
     ray_dir: Path | None = None
     """Folder for Ray's session, sockets and logs, kept afterwards; a fresh temporary one, removed at the end, when
     absent. Its path must be short: the sockets inside may have 107 bytes."""

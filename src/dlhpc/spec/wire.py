@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -305,6 +306,10 @@ def problem(code: str, detail: str, request_id: str, errors: tuple[FieldError, .
     )
 
 
+_SPACE: Final = b" \t\n\r\x0b\x0c"
+_WRONG: Final = re.compile(r"[^A-Za-z0-9+/= \t\n\r\x0b\x0c]")
+
+
 def encode_image(content: bytes) -> str:
     """An image file's bytes as PredictRequest.image."""
     return base64.b64encode(content).decode("ascii")
@@ -321,17 +326,13 @@ def decode_image_text(text: str) -> bytes:
             raise ValueError(f"a data URL must be 'data:image/...;base64,<base64>'; {HOW_TO_SEND}")
     try:
         return binascii.a2b_base64(text, strict_mode=True)
-    except ValueError:  # line breaks, or worse
-        text = "".join(text.split())
+    except ValueError as error:  # line breaks, or worse
+        fault = _WRONG.search(text)
+        if fault is not None:
+            raise ValueError(
+                f"not base64 (character {fault[0]!r} at position {fault.start()}); {HOW_TO_SEND}"
+            ) from error
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
+        return binascii.a2b_base64(text.encode().translate(None, delete=_SPACE), strict_mode=True)
     except ValueError as error:
-        raise ValueError(f"not base64 ({_first_fault(text) or str(error).lower()}); {HOW_TO_SEND}") from error
-
-
-def _first_fault(text: str) -> str:
-    alphabet = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")
-    for position, character in enumerate(text):
-        if character not in alphabet:
-            return f"character {character!r} at position {position}"
-    return ""
+        raise ValueError(f"not base64 ({str(error).lower()}); {HOW_TO_SEND}") from error

@@ -108,7 +108,7 @@ def _is_low(request: Request) -> bool:
     """Whether a request may be refused first: its key says so, or it does. It cannot say the contrary."""
     if request.key is not None and request.key.priority == "low":
         return True
-    given = request.header(_HEADER)
+    given = request.only(_HEADER)
     if given is None or given == b"normal":
         return False
     if given != b"low":

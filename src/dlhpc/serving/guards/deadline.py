@@ -32,7 +32,7 @@ def deadline(seconds: float) -> Guard:
 
 def allowed_seconds(request: Request, most: float) -> float:
     """Seconds that a request may take: `most`, or less when its client says so. Refusal when that makes no sense."""
-    given = request.header(_HEADER)
+    given = request.only(_HEADER)
     if given is None:
         return most
     if not given.isdigit() or len(given) > 12 or not int(given):
