@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,16 +13,18 @@ from dlhpc.bench.inference import InferenceResult
 from dlhpc.bench.loop import LoopResult
 from dlhpc.bench.machine import describe
 from dlhpc.bench.optimizers import OptimizerResult
+from dlhpc.bench.serving import AnyResult
 from dlhpc.errors import NotFoundError
 from dlhpc.files import write_atomic
 
-Result = LoopResult | InferenceResult | OptimizerResult
+Result = LoopResult | InferenceResult | OptimizerResult | AnyResult
 
 
-def save(suite: str, command: str, results: Sequence[Result], folder: Path) -> Path:
-    """Write `<folder>/<suite>.json`: the command, the machine and the numbers."""
+def save(suite: str, command: str, results: Sequence[Result], folder: Path, more: str = "") -> Path:
+    """Write `<folder>/<suite>.json`: the command, the machine and the numbers; `more` are versions of what else ran."""
     path = folder / f"{suite}.json"
-    content = {"suite": suite, "command": command, "machine": describe(), "results": [asdict(r) for r in results]}
+    machine = {**describe(), **({"beside": more} if more else {})}
+    content = {"suite": suite, "command": command, "machine": machine, "results": [asdict(r) for r in results]}
     write_atomic(path, json.dumps(content, indent=2) + "\n")
     return path
 
@@ -41,7 +44,9 @@ def _section(content: dict[str, Any]) -> str:
         {k: v for k, v in row.items() if not isinstance(v, list) or k == "hidden_sizes"} for row in content["results"]
     ]
     lines = [f"## {content['suite']}", "", f"`{content['command']}`", "", machine, ""]
-    return "\n".join([*lines, *_table(rows), ""])
+    for _, alike in itertools.groupby(rows, tuple):  # rows of one kind make a table
+        lines += [*_table(list(alike)), ""]
+    return "\n".join(lines)
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from dataclasses import asdict
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from dlhpc.bench.report import Result
     from dlhpc.spec.run import Backend
 
-SUITES = ("loop", "inference", "optimizers")
+SUITES = ("loop", "inference", "optimizers", "serving")
+WITHOUT_SERVERS = SUITES[:3]
+CONTENDERS = ("dlhpc", "FastAPI", "LitServe", "Ray Serve")
 WORKLOADS = ("10M", "100M", "500-small")
 
 
@@ -26,6 +29,8 @@ Examples:
   dlhpc bench inference --batch-sizes 1 --batch-sizes 32
   dlhpc bench loop --backend flax --rounds 5
   dlhpc bench optimizers --workload 10M
+  dlhpc bench serving --quick                 # beside FastAPI, LitServe and Ray Serve; from a checkout
+  dlhpc bench serving --contender dlhpc --clients 32
   python benchmarks/run_benchmarks.py --batch-sizes 1 4 8 16 32   # all suites"""
 )
 @click.argument("suites", nargs=-1, type=click.Choice(SUITES))
@@ -62,7 +67,7 @@ Examples:
     "--rounds",
     default=None,
     type=click.IntRange(min=1),
-    help="Alternating rounds; 21 for `loop`, 3 for `optimizers` unless given.",
+    help="Alternating rounds; 21 for `loop`, 3 for `optimizers` and `serving` unless given.",
 )
 @click.option(
     "--workload",
@@ -72,6 +77,26 @@ Examples:
     default=["10M", "500-small"],
     show_default=True,
     help="float32 parameters, for `optimizers`: one tensor of 10M or 100M, or 500 of 20,000 elements.",
+)
+@click.option(
+    "--contender",
+    "contenders",
+    multiple=True,
+    type=click.Choice(CONTENDERS),
+    default=CONTENDERS,
+    show_default=True,
+    help="Server to measure, for `serving`; repeat for several.",
+)
+@click.option(
+    "--clients",
+    multiple=True,
+    type=click.IntRange(min=1),
+    default=[1, 32, 256],
+    show_default=True,
+    help="Clients at a time, for `serving`; repeat for several.",
+)
+@click.option(
+    "--quick", is_flag=True, help="About two minutes of `serving`: one model, 32 clients, no repeated bodies."
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Also write one JSON file per suite here."
@@ -86,35 +111,46 @@ def command(
     steps: int,
     rounds: int | None,
     workloads: tuple[str, ...],
+    contenders: tuple[str, ...],
+    clients: tuple[int, ...],
+    quick: bool,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure SUITES (all when none is named) on this machine.
+    """Measure SUITES (all but `serving` when none is named) on this machine.
 
     \b
     loop        what `fit` costs over a bare, hand-written loop on the same network
     inference   latency and throughput of the predictors, by batch size
     optimizers  a step of each optimizer over the memory's own speed, beside other libraries'
+    serving     the server under load, beside other makers'; nine minutes, on an otherwise idle machine
     """
-    from dlhpc.bench import inference, loop, optimizers, report
+    from dlhpc.bench import contenders as servers
+    from dlhpc.bench import inference, loop, optimizers, report, serving
 
     found: dict[str, Sequence[Result]] = {}
-    for suite in suites or SUITES:
+    beside = ""
+    for suite in suites or WITHOUT_SERVERS:
         click.echo(f"measuring {suite} ...", err=True)
         if suite == "loop":
             found[suite] = [loop.measure(backend, hidden, steps=steps, rounds=rounds or 21) for backend in backends]
         elif suite == "optimizers":
             found[suite] = optimizers.measure(backends, workloads, rounds=rounds or 3)
+        elif suite == "serving":
+            plan = serving.plan(contenders, clients, rounds, quick=quick)
+            found[suite] = serving.measure(plan, lambda text: click.echo(text, err=True))
+            beside = servers.versions_of(contenders)
         else:
             found[suite] = inference.measure(backends, batch_sizes, calls=calls)
         if out is not None:
             command_line = shlex.join(["dlhpc", *_spelled(click.get_current_context())])
-            click.echo(f"wrote {report.save(suite, command_line, found[suite], out)}", err=True)
+            click.echo(f"wrote {report.save(suite, command_line, found[suite], out, beside)}", err=True)
     if as_json:
         click.echo(json.dumps({suite: [asdict(r) for r in results] for suite, results in found.items()}, indent=2))
     else:
         for suite, results in found.items():
-            _print_table(suite, results)
+            for _, alike in itertools.groupby(results, type):
+                _print_table(suite, list(alike))
 
 
 def _spelled(context: click.Context) -> list[str]:
