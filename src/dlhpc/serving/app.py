@@ -39,8 +39,8 @@ class App:
     """Routes as an ASGI application.
 
     `routes` maps path -> method -> handler; a path may have parameters, `/models/{name}`, whose values a handler finds
-    in `request.parameters`. `refuse` words what is refused. `in_ray` says that Ray Serve carries it: that adds an
-    x-request-id header to every reply, which is done here otherwise, and its proxy names the client in a header.
+    in `request.parameters`. `refuse` words what is refused. `behind_proxy` says that our
+    HAProxy stands before it, which names the client in a header.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class App:
         observe: Observe,
         *,
         refuse: Refuse = problem_reply,
-        in_ray: bool = False,
+        behind_proxy: bool = False,
     ) -> None:
         self.routes = routes
         self._routes = Routes(routes)
         self._observe = observe
         self._refuse = refuse
-        self._in_ray = in_ray
+        self._behind_proxy = behind_proxy
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """One ASGI connection: an HTTP request, or the server's lifespan."""
@@ -112,7 +112,7 @@ class App:
         return handler
 
     def _peer(self, scope: dict[str, Any], request: Request) -> str:
-        named = request.header(PEER) if self._in_ray else None
+        named = request.header(PEER) if self._behind_proxy else None
         if named is not None:
             return named.decode("latin-1")
         client = scope.get("client")
@@ -123,11 +123,10 @@ class App:
             (b"content-type", reply.content_type),
             (b"content-length", b"%d" % len(reply.body)),
             *reply.headers,
+            (_REQUEST_ID, request.id.encode()),
         ]
         if request.trace is not None:
             headers += request.trace.headers
-        if not self._in_ray:
-            headers.append((_REQUEST_ID, request.id.encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else reply.body})
 

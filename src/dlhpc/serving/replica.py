@@ -36,7 +36,9 @@ READERS = 2
 class Replica:
     """Answers by a plan. `app` is the ASGI application; `models` knows what is served."""
 
-    def __init__(self, plan: Plan, load: Load, spec: ServingSpec, replica_id: str, *, in_ray: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, load: Load, spec: ServingSpec, replica_id: str, *, behind_proxy: bool = False
+    ) -> None:
         """Load the plan's versions. Raises what `load` does."""
         self._id = replica_id
         self._spec = spec
@@ -70,7 +72,7 @@ class Replica:
             },
             self._metrics.answered,
             refuse=lambda refusal, request: (oip_error if speaks_oip(request) else problem_reply)(refusal, request),
-            in_ray=in_ray,
+            behind_proxy=behind_proxy,
         )
 
     def _front_guards(self, spec: ServingSpec) -> list[Guard]:

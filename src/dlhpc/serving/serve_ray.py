@@ -38,9 +38,11 @@ from dlhpc.serving.guards.buckets import BucketId, Loan, Report
 from dlhpc.serving.haproxy import PID_FILE, install
 from dlhpc.serving.health import Snapshot
 from dlhpc.serving.leases import EVERY_S, Leasing
+from dlhpc.serving.leaving import cancelled_when_gone
 from dlhpc.serving.plan import Plan, Prepared, read_plan, write_plan
 from dlhpc.serving.processes import command_line, end_processes, wait_for
 from dlhpc.serving.ray_settings import CPUS_PER_REPLICA, check_gpus, deployment_settings, ray_settings
+from dlhpc.serving.ray_shortcut import shorten
 from dlhpc.serving.replica import Replica
 from dlhpc.serving.supervisor import LOOK_TIMEOUT_S, Stop, Supervisor
 from dlhpc.serving.versions import RegistryVersions, first_plan, load_slot, moving_refs
@@ -123,7 +125,8 @@ class RayReplica:
         os.environ.update(device_environment(spec.gpus_per_replica))
         replica_id = ray_serve.get_replica_context().replica_tag
         plan = read_plan(folder)  # as it is now: this replica may be the successor of one that died
-        self._replica = Replica(plan, partial(load_slot, spec), spec, replica_id, in_ray=True)
+        self._replica = Replica(plan, partial(load_slot, spec), spec, replica_id, behind_proxy=True)
+        shorten(internals, cancelled_when_gone(self._replica.app))
 
     def __serve_build_asgi_app__(self) -> App:
         return self._replica.app
