@@ -43,7 +43,7 @@ def from_bytes(content: bytes, where: str) -> Weights:
     Raises IntegrityError when the bytes are not safetensors, DataError for tensors of another type that numpy lacks.
     """
     try:
-        views = deserialize(content)
+        views: list[tuple[str, dict[str, Any]]] = deserialize(content)  # type: ignore[no-untyped-call]
     except (SafetensorError, ValueError) as error:
         raise IntegrityError(f"{where}: not a readable safetensors file: {error}") from error
     return {name: _array(view, f"{where}: '{name}'") for name, view in views}
