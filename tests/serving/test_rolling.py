@@ -14,6 +14,7 @@ import pytest
 from dlhpc.api import Registry
 from dlhpc.registry import blobs
 from dlhpc.registry.artifact import Artifact
+from dlhpc.serving.processes import command_line
 from tests.serving.load import under_load
 from tests.serving.process_tree import tree
 from tests.serving.test_server import artifact_of
@@ -38,8 +39,7 @@ def versions(folder: Path) -> tuple[Registry, Artifact, Artifact]:
 
 
 def replicas(server: Started) -> set[int]:
-    pids = tree(server.process.pid)
-    return {pid for pid in pids if b"ray::ServeReplica" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {pid for pid in tree(server.process.pid) if "ray::ServeReplica" in command_line(pid)}
 
 
 def test_rolling_to_a_new_version_and_back_fails_no_request(tmp_path: Path) -> None:
