@@ -69,6 +69,7 @@ def test_a_replica_without_gpus_sees_none(monkeypatch: pytest.MonkeyPatch) -> No
     assert (environ["OMP_NUM_THREADS"], environ["PATH"]) == ("3", os.environ["PATH"])
 
 
+@pytest.mark.server
 @pytest.mark.slow
 def test_both_frameworks_are_measured_for_real_and_only_once(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

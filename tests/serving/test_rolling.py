@@ -21,6 +21,7 @@ from tests.serving.test_server import artifact_of
 from tests.serving.test_server_faults import Started, started
 
 pytestmark = [
+    pytest.mark.server,
     pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux, and /proc is looked into"),

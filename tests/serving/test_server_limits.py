@@ -17,6 +17,7 @@ from tests.serving.process_tree import listening
 from tests.serving.test_server_faults import Started, started
 
 pytestmark = [
+    pytest.mark.server,
     pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux, and /proc is looked into"),

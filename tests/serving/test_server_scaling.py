@@ -15,6 +15,7 @@ from tests.serving.test_server import READY_WITHIN_S
 from tests.serving.test_server_faults import started
 
 pytestmark = [
+    pytest.mark.server,
     pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux, and /proc is looked into"),
