@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dlhpc.spec.serving import RateLimitsSpec, RateSpec, ServingSpec
+from dlhpc.spec.rates import RateLimitsSpec, RateSpec
+from dlhpc.spec.serving import ServingSpec
 from tests.serving.asgi import SLOT, replica_of
 from tests.serving.http_server import serving
 
