@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for library in ("OMP", "MKL", "OPENBLAS"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     os.environ.setdefault("MPLBACKEND", "Agg")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Shells start what runs in the background so, and all that it starts would ignore Ctrl-C too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A test behaves on a machine with an accelerator as it does without, unless the accelerator is what it tests.
     if config.getoption("markexpr") != "gpu":
         os.environ.update(JAX_PLATFORMS="cpu", DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
@@ -32,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers of pytest-xdist take whole files; all servers are one worker's, since ports and cores are shared."""
     for item in items:

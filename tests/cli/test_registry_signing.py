@@ -83,4 +83,4 @@ def test_what_is_not_signed_is_not_used(dlhpc, store, release):
         assert "is not signed by release.pub" in dlhpc(*command, status=3).err
     assert not Path("out").exists()
     asked = dlhpc("predict", "release.pub", "--url", "http://127.0.0.1:1", *required, status=2)
-    assert "leave out --model, --backend and --require-signature" in asked.err
+    assert "leave out --backend and --require-signature" in asked.err
