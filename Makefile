@@ -29,7 +29,7 @@ demo: $(STAMP) ## train, publish, serve and ask two models; ends with a table
 	@$(IN_ROOT) dlhpc demo
 
 test: $(STAMP) ## the tests (under 15 minutes on two cores)
-	$(IN_ROOT) python -m pytest -n logical --maxprocesses 4 --dist loadgroup $(PYTEST_ARGS)
+	$(IN_ROOT) python -m pytest $(PYTEST_ARGS)
 
 test-slow: $(STAMP) ## long trainings, soak and overload
 	$(IN_ROOT) python -m pytest -m slow $(PYTEST_ARGS)

@@ -36,14 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
         del os.environ[name]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Workers of pytest-xdist take whole files; all servers are one worker's, since ports and cores are shared."""
-    for item in items:
-        group = "server" if item.get_closest_marker("server") else item.path.relative_to(CHECKOUT).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The root of the source tree."""
