@@ -88,6 +88,15 @@ def one_reply(connection: socket.socket) -> Told:
     return told
 
 
+def final_reply(connection: socket.socket) -> Told:
+    """The next reply on a connection that is no 1xx, which only announces one."""
+    stream = connection.makefile("rb")
+    while (told := _reply(stream)) is not None:
+        if told.status >= 200:
+            return told
+    raise AssertionError("the connection was closed without a final reply")
+
+
 def replies_on(connection: socket.socket) -> list[Told]:
     """All replies until the connection is closed."""
     stream = connection.makefile("rb")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.faults.raw import Told, asked, chunked, connected, exchange, one_reply, replies_on, request
+from tests.faults.raw import Told, asked, chunked, connected, exchange, final_reply, one_reply, request
 from tests.faults.server import GOOD, Running
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -248,11 +248,11 @@ def test_a_body_that_waits_to_be_asked_for(server: Running) -> None:
         assert one_reply(connection).status == 200
 
 
-@pytest.mark.xfail(strict=True, reason="a prediction beside it was not answered with 200: not understood yet")
 def test_a_huge_body_that_waits_to_be_asked_for_is_not(server: Running) -> None:
     with server.unharmed({("/predict", 413): 1}), connected(server.port) as connection:
         connection.sendall(request(b"", "content-length: 999999999", "expect: 100-continue"))
-        assert [told.status for told in replies_on(connection) if told.status >= 200] == [413]
+        # HAProxy may have asked for it already, and then waits a while for the body before it closes.
+        assert final_reply(connection).status == 413
 
 
 def test_http_2_with_prior_knowledge(server: Running) -> None:
