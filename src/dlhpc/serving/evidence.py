@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -36,19 +36,28 @@ class Counts:
         return Counts(*(mine - its for mine, its in zip(astuple(self), astuple(before), strict=True)))
 
 
-@dataclass
 class Tally:
     """Counts the images of one lane. The batcher tells it of each."""
 
-    counts: Counts = field(default_factory=Counts)
+    def __init__(self) -> None:
+        self._answers = self._failed = self._compared = self._differed = 0
+        self._seconds = 0.0
+
+    @property
+    def counts(self) -> Counts:
+        """All so far."""
+        return Counts(self._answers, self._failed, self._seconds, self._compared, self._differed)
 
     def ended(self, seconds: float, *, has_failed: bool) -> None:
         """Count an image whose computation has ended."""
-        self.counts += Counts(answers=1, failed=int(has_failed), seconds=seconds)
+        self._answers += 1
+        self._failed += has_failed
+        self._seconds += seconds
 
     def compared(self, *, has_differed: bool) -> None:
         """Count an image that a shadow has answered too."""
-        self.counts += Counts(compared=1, differed=int(has_differed))
+        self._compared += 1
+        self._differed += has_differed
 
 
 def has_failed(future: asyncio.Future[Row]) -> bool:
