@@ -31,8 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A test behaves on a machine with an accelerator as it does without, unless the accelerator is what it tests.
     if config.getoption("markexpr") != "gpu":
         os.environ.update(JAX_PLATFORMS="cpu", DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
-    # The user's own settings are no part of a test.
-    for name in [name for name in os.environ if name.startswith("DLHPC_")]:
+    # The user's own settings are no part of a test, but for how long the soak is.
+    for name in [name for name in os.environ if name.startswith("DLHPC_") and name != "DLHPC_SOAK_S"]:
         del os.environ[name]
 
 

@@ -36,6 +36,8 @@ pytestmark = [
 class Started:
     """A server that was started; it may never become ready."""
 
+    program = "dlhpc.cli.main"
+
     def __init__(self, folder: Path, *settings: str, **environ: str) -> None:
         artifact_of(folder / "registry")
         port, metrics_port = free_ports(2)
@@ -43,7 +45,7 @@ class Started:
         self.metrics_url = f"http://127.0.0.1:{metrics_port}"
         words = [f"port={port}", f"metrics_port={metrics_port}", "backend=flax", *settings]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dlhpc.cli.main", "serve", *(word for each in words for word in ("--set", each))],
+            [sys.executable, "-m", self.program, "serve", *(word for each in words for word in ("--set", each))],
             cwd=folder,
             env={**os.environ, **environ},
             stderr=self.log.open("w"),
@@ -83,8 +85,8 @@ class Started:
 
 
 @contextmanager
-def started(folder: Path, *settings: str, **environ: str) -> Iterator[Started]:
-    server = Started(folder, *settings, **environ)
+def started(folder: Path, *settings: str, kind: type[Started] = Started, **environ: str) -> Iterator[Started]:
+    server = kind(folder, *settings, **environ)
     try:
         yield server
     finally:
